@@ -62,7 +62,7 @@ pub fn subject(value: &[u8]) -> Option<String> {
 /// A label; none where the field is empty.
 ///
 /// # Errors
-/// It has too many characters, or others than [`is_tag_char`] allows.
+/// It has too many characters, or others than ASCII letters, digits and `._-+:/@=`.
 pub fn tag(value: &[u8]) -> Result<Option<String>, BadTag> {
     let value = value.trim_ascii();
     match std::str::from_utf8(value) {

@@ -1,7 +1,7 @@
 //! Monitoring: what can be read of the relay over HTTP, by programs and by people. Off unless `[metrics] listen` says
 //! where.
 //!
-//! `http.rs` is the server. [`ROUTES`] says which path is answered by what: a function that looks at the
+//! `http.rs` is the server. `ROUTES` says which path is answered by what: a function that looks at the
 //! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
 
 pub mod http;

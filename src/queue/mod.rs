@@ -6,8 +6,8 @@
 //! running.
 //!
 //! `rows`, `overview_rows`, `host_setting`, `sts_policy`, `login_rows`, `id` and `error` are what everybody outside
-//! sees; `op`, `writer` and `shared` the same for any store; `contract` what a store must do; `sqlite` the one there is,
-//! with its schema in `queue-schema.sql`.
+//! sees; `op`, `writer` and `shared` the same for any store; `contract` what a store must do; `sqlite` the one there
+//! is, with its schema in `queue-schema.sql`.
 
 pub mod admin;
 mod admin_rows;
