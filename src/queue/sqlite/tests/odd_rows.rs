@@ -52,7 +52,7 @@ const ROWS: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at, attempts, size)
     VALUES (30, 31, 'H', '', 'a@b.test', 'failed', 1000, 1001, 1, 3);
     INSERT INTO backoffs VALUES ('victim.test', 1, 2000, '421 no', 1000), ('other.test', 1, 2000, '421 no', 1000);
-    INSERT INTO routes VALUES (1, 'x.test', NULL);
+    INSERT INTO routes VALUES (1, 'x.test', NULL, NULL);
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
     VALUES ('mx.victim.test', 'tls', 'plaintext', 1000, 2000), ('mx.good.test', 'connections', 2, 1000, NULL);
     INSERT INTO mta_sts_policies VALUES ('victim.test', '1', 'enforce', 9000, 1000, 10000, 1000, 1000, 'mx.victim.test', NULL),
