@@ -51,6 +51,11 @@ pub trait Observer: Send + Sync {
     fn see(&self, seen: &Seen<'_>);
 }
 
+/// Whether anybody hears of it.
+pub fn is_observed() -> bool {
+    OBSERVER.get().is_some()
+}
+
 static OBSERVER: OnceLock<Arc<dyn Observer>> = OnceLock::new();
 
 /// From now on this one hears of everything. The first that is given stays, as the log does.

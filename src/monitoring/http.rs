@@ -81,6 +81,14 @@ impl Server {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn token(&self) -> Option<Token> {
+        self.shared.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_token(&self, token: Option<Token>) {
+        *self.shared.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
     /// Where it listens, in the order of the settings; the port the system chose where they say 0.
     pub(super) fn listening_at(&self) -> Vec<ListenAddress> {
         self.listeners().iter().map(Listener::local_address).collect()
@@ -99,13 +107,19 @@ impl Server {
             .collect();
         let mut listeners = self.listeners();
         let before: Vec<Bound> = listeners.iter().map(|listener| listener.bound().clone()).collect();
+        // A token holds before somebody can ask without it.
+        let old_token = self.token();
+        if token.is_some() {
+            self.set_token(token.clone());
+        }
         let open = self.go_over(&mut listeners, &wanted);
         match open {
             Ok(()) => {
-                *self.shared.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+                self.set_token(token);
                 Ok(())
             }
             Err(error) => {
+                self.set_token(old_token);
                 if let Err(error) = self.go_over(&mut listeners, &before) {
                     log::error!("{error} (nothing listens there until the next reload)");
                 }

@@ -74,7 +74,8 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let authorization = fields_named(head.headers, "authorization").next();
     let target = head.path.unwrap_or_default();
     // RFC 9112 §3.2.2: as proxies are asked.
-    let (host, target) = match target.split_once("://") {
+    let absolute = (!target.starts_with('/')).then(|| target.split_once("://")).flatten();
+    let (host, target) = match absolute {
         Some((_, rest)) => match rest.split_once('/') {
             Some((host, _)) => (Some(host.to_owned()), &rest[host.len()..]),
             None => (Some(rest.to_owned()), "/"),
@@ -132,6 +133,8 @@ mod tests {
         assert!(whole("HEAD / HTTP/1.0\r\n\r\n").is_head);
         assert_eq!(whole("GET http://evil.test/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").path, "/livez");
         assert!(!whole("GET http://evil.test HTTP/1.1\r\nHost: localhost\r\n\r\n").is_for_this_machine());
+        let query = whole("GET /?x=http://localhost/livez HTTP/1.1\r\nHost: evil.test\r\n\r\n");
+        assert!(query.path == "/" && !query.is_for_this_machine(), "{query:?}");
         for part in ["", "G", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: a\r\n"] {
             assert_eq!(parse(part.as_bytes()), Parsed::Partial, "{part:?}");
         }

@@ -51,6 +51,10 @@ impl Waiting {
         loop {
             let counts = queue.count_by_domain(&after, now, DOMAINS)?;
             let Some(last) = counts.last() else { return Ok(waiting) };
+            // A domain that is no text sorts elsewhere than what is shown of it.
+            if last.domain == after {
+                return Ok(waiting);
+            }
             last.domain.clone_into(&mut after);
             counts.into_iter().for_each(|count| waiting.add(count, now));
             waiting.cut();

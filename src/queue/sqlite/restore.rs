@@ -4,7 +4,7 @@
 //! releases it; reports of failures have an hour until they are due. No id that may have been given out since is
 //! given out again. The queue of before is kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
@@ -33,6 +33,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
         return Err(unusable(&path, "is the queue itself", "name a backup of it"));
     }
     // Nothing is touched before it is known to be good.
+    refuse_log_beside(&from)?;
     let mut copied = read_through(&from)?;
     let mut backup = open_copy(&from)?;
     open::make_directory_of(&path)?;
@@ -43,7 +44,12 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
     let files = Files::lock(&path)?;
     let is_new = path.metadata().is_ok_and(|file| file.len() == 0);
     let filled = (|| {
-        let last_id = if is_new { 0 } else { look_at_old(&path, how.replace)? };
+        let last_id = if is_new {
+            refuse_log_beside(&path)?;
+            0
+        } else {
+            look_at_old(&path, how.replace)?
+        };
         fill(&mut backup, &path, &owner, |fresh| mark(fresh, how.as_it_was, last_id))
     })();
     if filled.is_err() && is_new {
@@ -59,6 +65,15 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
     files.sync_directory()?;
     copied.held = if how.as_it_was { copied.held } else { copied.recipients };
     Ok(Restored { copied, pending_reports, as_it_was: how.as_it_was, kept })
+}
+
+/// What an unfinished transaction or a lost database left would be written into the file that takes its place.
+fn refuse_log_beside(path: &Path) -> Result<(), QueueError> {
+    let is_log = |log: &PathBuf| log.metadata().is_ok_and(|file| file.len() > 0);
+    match ["-wal", "-journal"].map(|suffix| beside(path, suffix)).into_iter().find(is_log) {
+        Some(log) => Err(unusable(&log, "is left of another database", "move it away")),
+        None => Ok(()),
+    }
 }
 
 /// Of the database until it is whole.
@@ -184,6 +199,25 @@ mod tests {
         assert_eq!(last_id(&there), start + HOUR_US);
         restore(&new, &copy, how).unwrap();
         assert!(last_id(&new) >= start);
+    }
+
+    /// After a crash the database may be gone and its log still there; SQLite would write it into the restored one.
+    #[test]
+    fn the_log_of_a_lost_database_is_not_written_into_the_restored_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, copy, to] = ["from.db", "copy.db", "to.db"].map(|name| directory.path().join(name));
+        queue(&from, 1);
+        back_up(&from, &copy).unwrap();
+        let how = HowToRestore { replace: true, as_it_was: false };
+        for (log, file) in [("to.db-wal", &to), ("to.db-journal", &to), ("copy.db-wal", &copy)] {
+            let log = directory.path().join(log);
+            std::fs::write(&log, b"a log").unwrap();
+            let error = restore(&to, &copy, how).unwrap_err().to_string();
+            assert!(error.contains(&log.display().to_string()), "{}: {error}", file.display());
+            assert!(!to.exists(), "{error}");
+            std::fs::remove_file(&log).unwrap();
+        }
+        restore(&to, &copy, how).unwrap();
     }
 
     /// What the relay would tell of by itself, without a recipient to hold.

@@ -246,7 +246,8 @@ impl<'a> Intake<'a> {
         }
         let message = self.message();
         // The log says it once it is true; the content is not needed for that.
-        let to_log = log::log_enabled!(log::Level::Info).then(|| NewMessage {
+        let is_told = log::log_enabled!(log::Level::Info) || maillog::is_observed();
+        let to_log = is_told.then(|| NewMessage {
             tail: Vec::new(),
             envelope: message.envelope.clone(),
             origin: message.origin.clone(),
