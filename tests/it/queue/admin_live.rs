@@ -299,7 +299,12 @@ fn commands_beside_each_other_and_a_busy_relay_wait_their_turn() {
                 }
             });
         }
-        let commands = [&["hold", "--all"][..], &["release", "--all"], &["kick", "--all"], &["summary"]];
+        let commands = [
+            &["hold", "--all", "--yes"][..],
+            &["release", "--all", "--yes"],
+            &["kick", "--all", "--yes"],
+            &["summary"],
+        ];
         let ran: Vec<_> = commands
             .into_iter()
             .map(|command| {
