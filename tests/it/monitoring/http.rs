@@ -60,8 +60,13 @@ fn it_comes_moves_and_goes_with_the_config_and_a_bad_reload_changes_nothing() {
 fn clients_that_never_end_hold_up_no_end() {
     let address = address();
     let mut relay = Relay::start(watched(Config::new(), &[address]));
-    let mut clients: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-    clients.iter_mut().for_each(|client| client.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap());
+    // Each writes before the next one comes: the seventeenth cuts the first one off.
+    let begun = |_| {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+        client
+    };
+    let _clients: Vec<TcpStream> = (0..20).map(begun).collect();
     assert_eq!(get(address, "/livez").status, 200);
     let began = Instant::now();
     relay.stop_within(SOON);
