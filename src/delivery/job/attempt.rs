@@ -285,12 +285,13 @@ pub(in crate::delivery) fn attempt_on_reversed(
 
 /// What a host that could not be used said, for every recipient.
 pub(in crate::delivery) fn refused(
-    message: &QueuedMessage,
+    begun: &Begun<'_>,
     endpoint: &Endpoint,
-    OpenFailure { failure, tls }: OpenFailure,
+    OpenFailure { failure, tls, dialogue }: OpenFailure,
 ) -> Answers {
+    begun.keep_dialogue(endpoint, None, dialogue.as_deref(), Some(failure.reply()));
     let health = LaneHealth::Failing(failure.reply().to_string());
     let answer = Answer::deferred(&failure, Place::at(endpoint, tls));
-    let count = message.recipients.len();
+    let count = begun.message.recipients.len();
     Answers { answers: vec![Some(answer); count], settled: vec![false; count], health, kept: None }
 }
