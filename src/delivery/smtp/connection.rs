@@ -34,21 +34,38 @@ const QUIT_WAIT: Duration = Duration::from_secs(1);
 pub struct OpenFailure {
     /// What happened.
     pub failure: Failure,
-    /// TLS at that moment; none before there was a connection.
-    pub tls: Option<Encryption>,
-    /// What was said until then, likewise.
-    pub(in crate::delivery) dialogue: Option<Box<Dialogue>>,
+    /// The connection at that moment; none before there was one.
+    pub(in crate::delivery) ended: Option<Box<Ended>>,
+}
+
+/// What is left of a connection that could not be used.
+#[derive(Debug)]
+pub(in crate::delivery) struct Ended {
+    pub(in crate::delivery) tls: Encryption,
+    /// What was said until then.
+    pub(in crate::delivery) dialogue: Box<Dialogue>,
 }
 
 impl OpenFailure {
     /// There was no connection.
     pub(in crate::delivery) fn unconnected(fault: Fault) -> OpenFailure {
-        OpenFailure { failure: Failure::Dial(fault), tls: None, dialogue: None }
+        OpenFailure { failure: Failure::Dial(fault), ended: None }
     }
 
     /// It ended so.
     pub(in crate::delivery) fn of(failure: Failure, connection: Connection) -> OpenFailure {
-        OpenFailure { failure, tls: Some(connection.tls), dialogue: Some(Box::new(connection.dialogue)) }
+        let Connection { tls, dialogue, .. } = connection;
+        OpenFailure { failure, ended: Some(Box::new(Ended { tls, dialogue })) }
+    }
+
+    /// TLS at that moment; none before there was a connection.
+    pub fn tls(&self) -> Option<Encryption> {
+        self.ended.as_ref().map(|ended| ended.tls)
+    }
+
+    /// What was said until then, likewise.
+    pub(in crate::delivery) fn dialogue(&self) -> Option<&Dialogue> {
+        self.ended.as_ref().map(|ended| &*ended.dialogue)
     }
 }
 
@@ -89,7 +106,7 @@ pub struct Connection {
     /// What of that is used.
     pub(in crate::delivery) profile: Profile,
     /// What was said so far.
-    pub(in crate::delivery) dialogue: Dialogue,
+    pub(in crate::delivery) dialogue: Box<Dialogue>,
     pub(in crate::delivery) tls: Encryption,
     /// What is wrong with the certificate, where a policy that is being tested asks for one that holds.
     pub(in crate::delivery) refusal: Option<rustls::Error>,
@@ -117,7 +134,7 @@ impl Connection {
             wire,
             capabilities: Arc::default(),
             profile,
-            dialogue: Dialogue::new(host),
+            dialogue: Box::new(Dialogue::new(host)),
             tls: Encryption::None,
             refusal: None,
             reply_timeout,

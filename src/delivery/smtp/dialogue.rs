@@ -8,6 +8,7 @@
 use std::fmt::{self, Write as _};
 use std::time::Instant;
 
+use crate::mail::reply::first_bytes;
 use crate::mail::{Enhanced, Reply};
 
 /// Bytes of all that is kept of one connection.
@@ -156,7 +157,9 @@ fn push_shortened(text: &mut String, line: &str) {
     if line.len() <= LINE_BYTES_MAX {
         return text.push_str(line);
     }
-    let (head, tail) = (line.floor_char_boundary(300), line.ceil_char_boundary(line.len() - 150));
+    let head = first_bytes(line, 300).len();
+    let is_boundary = |at: &usize| line.is_char_boundary(*at);
+    let tail = (line.len() - 150..line.len()).find(is_boundary).unwrap_or(line.len());
     let _ = write!(text, "{} [left out: {} bytes] {}", &line[..head], tail - head, &line[tail..]);
 }
 
@@ -175,7 +178,7 @@ const HEADING_BYTES_MAX: usize = DIALOGUE_BYTES_MAX - CONNECTION_BYTES_MAX - 100
 impl AttemptDialogue {
     /// What was said on a connection, or that there was none: a heading and lines.
     pub(in crate::delivery) fn add(&mut self, heading: &str, lines: &str) {
-        let heading = &heading[..heading.floor_char_boundary(HEADING_BYTES_MAX)];
+        let heading = first_bytes(heading, HEADING_BYTES_MAX);
         self.connections.push(format!("{heading}\n{lines}"));
         let bytes = |all: &[String]| all.iter().map(String::len).sum::<usize>();
         while bytes(&self.connections) > DIALOGUE_BYTES_MAX - 100 && self.connections.len() > 1 {
@@ -261,7 +264,7 @@ mod tests {
         let mut attempt = AttemptDialogue::default();
         for _ in 0..20 {
             for length in [0, 1, 20, 400, 511, 512, 513, 600, 60_000].repeat(20) {
-                let line = &long[..long.floor_char_boundary(length)];
+                let line = first_bytes(&long, length);
                 dialogue.sent(line);
                 dialogue
                     .heard(&Reply::new(250, Enhanced(2, 255, 255), "").with_text(format!("{line}\n{line}")));

@@ -42,8 +42,8 @@ impl Dialogues {
     }
 }
 
-/// Deletes so many of those whose message is finished and that are older than history (Unix seconds). Whether there may be
-/// more.
+/// Deletes so many of those whose message is finished and that are older than history (Unix seconds). Whether there may
+/// be more.
 pub(super) fn delete_old(conn: &Connection, kept_from: i64, limit: i64) -> Result<bool> {
     let deleted = conn
         .prepare_cached(

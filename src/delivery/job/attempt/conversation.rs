@@ -183,8 +183,15 @@ impl AttemptState<'_> {
                 return (evidence, Some(provisional(failure, endpoint, Some(encryption), source)), None);
             }
             Ok(opened) => opened,
-            Err(OpenFailure { failure, tls, dialogue }) => {
-                self.begun.keep_dialogue(endpoint, source, dialogue.as_deref(), Some(failure.reply()));
+            Err(unopened) => {
+                let tls = unopened.tls();
+                self.begun.keep_dialogue(
+                    endpoint,
+                    source,
+                    unopened.dialogue(),
+                    Some(unopened.failure.reply()),
+                );
+                let failure = unopened.failure;
                 let evidence = Evidence::unopened(failure.clone());
                 return (evidence, Some(provisional(failure, endpoint, tls, source)), None);
             }
