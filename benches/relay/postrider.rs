@@ -33,7 +33,9 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         &metrics.map_or_else(String::new, |port| format!("[metrics]\nlisten = [\"127.0.0.1:{port}\"]\n")),
     );
     let with_policies = |peer: Peer| {
-        metrics.map(scrape_each_second);
+        if let Some(port) = metrics {
+            scrape_each_second(port);
+        }
         if let Some(mode @ ("testing" | "enforce")) = sts.as_deref() {
             keep_policies(shape, &peer, mode);
         }
