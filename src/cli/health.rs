@@ -65,15 +65,19 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
 fn asked_itself(config: Option<&Path>) -> anyhow::Result<bool> {
     let settings = config::metrics(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let Some(address) = settings.listen.first() else { return Ok(false) };
-    let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
     let answer = match address {
-        ListenAddress::Ip(ip) => TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| readyz(stream, token.as_deref()))
-        }),
+        ListenAddress::Ip(ip) => {
+            let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
+            TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                readyz(stream, token.as_deref())
+            })
+        }
         ListenAddress::Unix(path) => UnixStream::connect(path).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| readyz(stream, None))
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            readyz(stream, None)
         }),
     };
     // The relay that runs may have been started with another config.
