@@ -28,11 +28,11 @@ use crate::delivery::route::plan::{self, PlanRequest};
 use crate::delivery::smtp::ehlo_names::EhloNames;
 use crate::delivery::smtp::endpoint::Endpoint;
 use crate::delivery::smtp::failure::Failure;
-use crate::kit::text::utc;
+use crate::kit::text::{printable, utc};
 use crate::mail::dkim::{Keyring, SigningKey};
 use crate::mail::{Address, Domain, TlsPolicy, address};
 use crate::queue::admin::Admin;
-use crate::queue::{BackoffRow, HostSetting, Setting};
+use crate::queue::{BackoffRow, HostSetting, Setting, Suspension, Whose};
 use crate::submission::users;
 use sts::StsView;
 
@@ -47,6 +47,8 @@ pub struct Explanation {
     pub lane: String,
     /// Until when nothing in that lane is tried, and what was said there.
     pub backs_off: Option<String>,
+    /// Why its mail is not tried: what is suspended, and of what mail.
+    pub suspended: Vec<String>,
     /// What was found and decided, in order.
     pub steps: Vec<String>,
     /// Which DKIM keys would sign, where it is known who wrote the mail.
@@ -109,6 +111,26 @@ pub(super) struct Learnt {
     pub(super) hosts: Vec<HostSetting>,
     /// From failures in a row.
     pub(super) lanes: Vec<BackoffRow>,
+    /// What an operator suspended.
+    pub(super) suspensions: Vec<Suspension>,
+}
+
+/// Those that mean mail for this domain that this user submitted, and those that mean some of it.
+fn suspended_words(rows: &[Suspension], domain: &Domain, user: Option<&str>) -> Vec<String> {
+    let words = |row: &Suspension| {
+        let until = row.until.map_or_else(|| "resumed".to_owned(), |until| format!("{} UTC", utc(until)));
+        let reason = row.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let which = match &row.whose {
+            Whose::Tag(tag) => format!("its mail with tag {tag}"),
+            whose => whose.to_string(),
+        };
+        format!("suspended: {which} until {until}{reason}")
+    };
+    let is_meant = |row: &&Suspension| match row.whose {
+        Whose::Tag(_) => true,
+        _ => row.whose.means(domain.as_str(), user, None),
+    };
+    rows.iter().filter(is_meant).map(words).collect()
 }
 
 /// Plans for `address` in mail that `user` submitted (none: nobody who logged in); `fetched` are the domains whose
@@ -132,6 +154,7 @@ pub(super) fn plan(
             address: address.to_string(),
             lane: atrn::lane(domain.as_str()).to_string(),
             backs_off: None,
+            suspended: suspended_words(&learnt.suspensions, &domain, user),
             domain: domain.to_string(),
             steps,
             dkim: None,
@@ -171,6 +194,7 @@ pub(super) fn plan(
     Explanation {
         address: address.to_string(),
         domain: domain.to_string(),
+        suspended: suspended_words(&learnt.suspensions, &domain, user),
         steps,
         dkim: None,
         endpoints: hops.collect(),
@@ -242,10 +266,10 @@ pub fn run(
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
     let queue = Admin::to_read(&settings.queue.path);
-    let learnt = queue
-        .as_ref()
-        .ok()
-        .and_then(|queue| Some(Learnt { hosts: queue.host_settings().ok()?, lanes: queue.backoffs().ok()? }));
+    let learnt = queue.as_ref().ok().and_then(|queue| {
+        let (hosts, lanes) = (queue.host_settings().ok()?, queue.backoffs().ok()?);
+        Some(Learnt { hosts, lanes, suspensions: queue.suspended_now().ok()? })
+    });
     let mut learnt = learnt.unwrap_or_default();
     let now = Clock::system().now();
     learnt.lanes.retain(|row| row.backoff_until > now);
@@ -320,6 +344,9 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {then}: {}", refusal.reply)?;
         }
         writeln!(f, "  lane: {}", self.lane)?;
+        for suspended in &self.suspended {
+            writeln!(f, "    {}", printable(suspended.as_bytes()))?;
+        }
         for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
             writeln!(f, "    {more}")?;
         }

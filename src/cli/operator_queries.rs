@@ -37,6 +37,7 @@ impl OperatorInfo {
         let learnt = explain::Learnt {
             hosts: self.queue.host_settings().unwrap_or_default(),
             lanes: self.queue.backoffs().unwrap_or_default(),
+            suspensions: self.queue.suspensions(self.clock.now()).unwrap_or_default(),
         };
         let (routes, settings) = (&setup.routes, &setup.settings);
         let explain = |address| {

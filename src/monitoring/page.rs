@@ -8,6 +8,7 @@ mod message;
 mod plot;
 mod snapshot;
 mod status;
+mod suspended;
 
 use std::sync::LazyLock;
 

@@ -230,6 +230,8 @@ pub struct ShownRecipient {
     /// How it was finished; none: it waits.
     #[serde(flatten)]
     pub end: Option<End>,
+    /// What it waits behind.
+    pub suspended: Vec<SuspendedBy>,
     /// In their order.
     pub tries: Vec<Try>,
 }
@@ -306,6 +308,12 @@ pub struct Summary {
     pub backing_off: i64,
     /// Of these, waiting until somebody fetches them (ATRN).
     pub to_fetch: i64,
+    /// Of these, suspended.
+    pub suspended: i64,
+    /// What is suspended.
+    pub suspensions: Vec<SuspensionLine>,
+    /// How many of these there are.
+    pub suspensions_total: i64,
     /// The domains with the most waiting, and how many there are.
     pub domains: Vec<DomainLine>,
     /// All of them.
@@ -365,6 +373,36 @@ pub struct SuspensionLine {
     pub login: String,
     /// How many recipients wait behind it.
     pub recipients: i64,
+}
+
+/// A suspension that a recipient waits behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspendedBy {
+    /// `domain`, `user` or `tag`.
+    pub kind: String,
+    /// Which.
+    pub value: String,
+    /// UTC; none: until somebody resumes it.
+    pub until: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl SuspendedBy {
+    /// For people: `tag bulk until …: wrong text`.
+    pub fn words(&self) -> String {
+        let SuspendedBy { kind, value, until, reason } = self;
+        let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
+        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        format!("{kind} {value} until {until}{reason}")
+    }
+}
+
+impl From<&SuspensionLine> for SuspendedBy {
+    fn from(line: &SuspensionLine) -> SuspendedBy {
+        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
+        SuspendedBy { kind: kind.to_owned(), value, until, reason }
+    }
 }
 
 /// What came of suspending something.

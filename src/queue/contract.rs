@@ -400,6 +400,9 @@ pub trait AdminStore: Debug {
     /// What is suspended, and how much waits behind each.
     fn suspensions(&self) -> Result<Vec<SuspensionLine>, QueueError>;
 
+    /// What is suspended, without a look at what waits.
+    fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError>;
+
     /// How many of the recipients that the filter selects are suspended.
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
 

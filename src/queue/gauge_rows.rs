@@ -73,6 +73,8 @@ pub struct SmallCounts {
     pub hosts_with_workarounds: u64,
     /// Networks and names whose logins are refused or slow now.
     pub login_locks: u64,
+    /// Suspensions that count now.
+    pub suspensions: u64,
     /// Failures of which senders are still to be told.
     pub pending_reports: u64,
     /// The database's pages, and those of them that are free, in bytes.

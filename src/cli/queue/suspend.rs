@@ -169,7 +169,7 @@ fn resume(admin: &Admin, args: &ResumeArgs) -> Result<String, QueueCommandError>
     })
 }
 
-fn list(rows: &[SuspensionLine], look: Look) -> String {
+pub(super) fn list(rows: &[SuspensionLine], look: Look) -> String {
     if rows.is_empty() {
         return "nothing is suspended\n".to_owned();
     }

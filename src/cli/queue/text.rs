@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::more;
+use super::{more, suspend};
 use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::queue::admin::{
@@ -117,12 +117,15 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
 }
 
 /// A recipient with its tries.
-fn recipient(ShownRecipient { line, end, tries }: &ShownRecipient, now: &str) -> String {
+fn recipient(ShownRecipient { line, end, suspended, tries }: &ShownRecipient, now: &str) -> String {
     let mut text = String::new();
     let next = line.next_attempt.as_deref().map_or_else(String::new, |next| next_words(next, line, now));
     let _ = writeln!(text, "recipient {}: {}{next}", printable(line.recipient.as_bytes()), line.state);
     if let Some(end) = end {
         let _ = writeln!(text, "  {}", end_words(end));
+    }
+    for one in suspended {
+        let _ = writeln!(text, "  suspended: {}", printable(one.words().as_bytes()));
     }
     if let Some(reply) = &line.last_reply {
         let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
@@ -230,10 +233,7 @@ fn next_words(next: &str, line: &Line, now: &str) -> String {
         "held" => ", not tried until `postrider queue release`".to_owned(),
         "bounce" => ", to be returned to the sender".to_owned(),
         "ATRN" => ", until it is fetched".to_owned(),
-        "suspended" => {
-            ", suspended until `postrider queue resume` or its time; `postrider queue suspensions` says why"
-                .to_owned()
-        }
+        "suspended" => ", suspended".to_owned(),
         due if due <= now => {
             let address = printable(line.recipient.as_bytes());
             format!(
@@ -254,22 +254,35 @@ fn deliver_by_words(mode: &str) -> &'static str {
     }
 }
 
-pub(super) fn summary(summary: &Summary, look: Look) -> String {
-    let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, .. } = summary;
-    let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, .. } = summary;
+/// How many wait, and for what.
+fn counts(summary: &Summary) -> String {
+    let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, suspended, .. } = summary;
     let mut text = format!(
         "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later",
-        recipients - due - held - backing_off - to_fetch
+        recipients - due - held - backing_off - to_fetch - suspended
     );
-    for (count, words) in [(backing_off, "where the destination backs off"), (to_fetch, "to be fetched")] {
+    for (count, words) in [
+        (backing_off, "where the destination backs off"),
+        (to_fetch, "to be fetched"),
+        (suspended, "suspended"),
+    ] {
         if *count > 0 {
             let _ = write!(text, ", {count} {words}");
         }
     }
-    text.push('\n');
+    text + "\n"
+}
+
+pub(super) fn summary(summary: &Summary, look: Look) -> String {
+    let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, .. } = summary;
+    let mut text = counts(summary);
     if let Some(why) = new_mail_refused {
         let words = format!("NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
         let _ = writeln!(text, "{}", look.alarm(&words));
+    }
+    if !summary.suspensions.is_empty() {
+        text += &suspend::list(&summary.suspensions, look);
+        text += &more(summary.suspensions.len(), summary.suspensions_total);
     }
     if !domains.is_empty() {
         let rows = domains.iter().map(|line| {

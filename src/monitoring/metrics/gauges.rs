@@ -80,6 +80,8 @@ const LOGIN_LOCKS: Def = gauge(
     Of::Things,
     "Networks and user names whose logins are refused or slow after failures",
 );
+const SUSPENSIONS: Def =
+    gauge("postrider_suspensions", Of::Things, "Suspensions of mail for a domain, of a user or with a tag");
 const DATABASE_BYTES: Def =
     gauge("postrider_database", Of::Bytes, "The database with what waits and history");
 const DATABASE_FREE_BYTES: Def =
@@ -186,6 +188,7 @@ pub(super) fn of_tables(counts: &SmallCounts) -> Vec<Family> {
         one(HOSTS_THROTTLED, counts.hosts_throttled),
         one(HOSTS_WITH_WORKAROUNDS, counts.hosts_with_workarounds),
         one(LOGIN_LOCKS, counts.login_locks),
+        one(SUSPENSIONS, counts.suspensions),
         one(PENDING_REPORTS, counts.pending_reports),
         one(DATABASE_BYTES, counts.database_bytes),
         one(DATABASE_FREE_BYTES, counts.database_free_bytes),

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::queue::admin::{DialogueLine, Line, Shown, StoryLine, Try};
+use crate::queue::admin::{DialogueLine, Shown, ShownRecipient, StoryLine, Try};
 
 use super::html::{Html, counted};
+use super::suspended;
 
 /// Recipients that are shown, and tries of each, the last ones.
 const RECIPIENTS_MAX: usize = 200;
@@ -33,7 +34,7 @@ pub(super) fn body(shown: &Shown, dialogues: &[DialogueLine], now: i64) -> Html 
     }
     html.raw("</dl></section>");
     for recipient in shown.recipients.iter().take(RECIPIENTS_MAX) {
-        one(&mut html, &recipient.line, &recipient.tries, now);
+        one(&mut html, recipient, now);
     }
     let more = shown.recipients.len().saturating_sub(RECIPIENTS_MAX);
     if more > 0 {
@@ -127,12 +128,14 @@ fn fields(html: &mut Html, known: &impl Serialize) {
     }
 }
 
-fn one(html: &mut Html, line: &Line, tries: &[Try], now: i64) {
+fn one(html: &mut Html, recipient: &ShownRecipient, now: i64) {
+    let ShownRecipient { line, suspended, tries, .. } = recipient;
     html.raw("<section><div class=\"row\">").classed("name", &line.recipient);
     html.classed(class_of(&line.state), &line.state).raw("</div>");
     let mut words = vec![counted(u64::from(line.attempts), "attempt")];
     words.extend(line.next_attempt.as_deref().map(|next| next_words(next, now)));
     html.raw("<p class=\"small\">").text(&words.join(" \u{b7} ")).raw("</p>");
+    suspended::why(html, suspended);
     if let Some(reply) = &line.last_reply {
         let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
         html.raw("<p class=\"said\">").text(whose).text(reply).raw("</p>");
@@ -189,6 +192,7 @@ fn next_words(next: &str, now: i64) -> String {
         "held" => "held until postrider queue release".to_owned(),
         "bounce" => "to be returned to the sender".to_owned(),
         "ATRN" => "waits to be fetched".to_owned(),
+        "suspended" => "suspended".to_owned(),
         time if *time <= *crate::kit::text::utc(now) => "due, waiting for a free connection".to_owned(),
         time => format!("next try {time} UTC"),
     }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::atrn;
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount};
+use crate::queue::admin::{
+    Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount, SuspensionLine,
+};
 use crate::queue::{BackoffRow, HostSetting, QueueError};
 use crate::scheduler::Scheduler;
 
@@ -45,6 +47,7 @@ pub(super) struct Snapshot {
     pub(super) failures: Vec<FailureGroup>,
     pub(super) oldest: Vec<Line>,
     pub(super) hosts: Vec<HostSetting>,
+    pub(super) suspensions: Vec<SuspensionLine>,
     pub(super) policies: Vec<PolicyCount>,
 }
 
@@ -160,6 +163,7 @@ struct Counter {
     waiting: Rest,
     minutes: Rest,
     failures: Rest,
+    suspensions: Rest,
     rest: Rest,
 }
 
@@ -178,6 +182,7 @@ impl Counter {
             Ok(go_on(before, admin.by_minute(from)?, from, this))
         })?;
         self.failures.count(&mut snapshot.failures, now, |_| admin.failure_groups(FAILURES_MAX))?;
+        self.suspensions.count(&mut snapshot.suspensions, now, |_| admin.suspensions())?;
         self.rest.count(&mut snapshot.messages, now, |_| admin.messages())?;
         snapshot.oldest = admin.list(&Filter::all(), OLDEST_MAX)?;
         snapshot.hosts = admin.host_settings()?;

@@ -6,6 +6,7 @@ use crate::queue::{HostSetting, Setting};
 use super::html::{Html, counted, span};
 use super::plot::plot;
 use super::snapshot::{HOSTS_MAX, LaneLine, MINUTES, Snapshot, Waiting};
+use super::suspended;
 
 /// All that is on the page.
 pub(super) struct View<'a> {
@@ -51,6 +52,7 @@ pub(super) fn body(view: &View<'_>) -> Html {
 fn counted_parts(html: &mut Html, snapshot: &Snapshot, now: i64) {
     tiles(html, snapshot, now);
     hour(html, snapshot, now);
+    suspended::section(html, &snapshot.suspensions);
     lanes(html, &snapshot.waiting, now);
     failures(html, snapshot);
     html.raw("<div class=\"pair\">");
@@ -265,7 +267,7 @@ fn oldest(html: &mut Html, snapshot: &Snapshot) {
     html.raw("</ul></section>");
 }
 
-fn rest(html: &mut Html, shown: usize, total: usize, what: &str) {
+pub(super) fn rest(html: &mut Html, shown: usize, total: usize, what: &str) {
     if total > shown {
         let more = u64::try_from(total - shown).unwrap_or(u64::MAX);
         html.raw("<p class=\"small\">and ").text(&counted(more, &format!("more {what}"))).raw("</p>");

@@ -9,7 +9,7 @@ use crate::queue::admin::{
     DialogueLine, DomainWaiting, FailureGroup, FinishedMessage, Line, MinuteCount, PolicyCount, Shown,
     ShownLabels, StoryLine,
 };
-use crate::queue::admin::{ShownRecipient, Try};
+use crate::queue::admin::{ShownRecipient, SuspendedBy, SuspensionLine, Try};
 use crate::queue::{BackoffRow, HostSetting, Setting};
 
 const NOW: i64 = 1_767_323_045;
@@ -63,6 +63,18 @@ fn snapshot() -> Snapshot {
         }],
         oldest: vec![line()],
         hosts: vec![host(Setting::Connections(2)), host(Setting::NoChunking)],
+        suspensions: vec![
+            SuspensionLine {
+                kind: "tag",
+                value: HOSTILE.to_owned(),
+                since: Some("2026-01-02 03:00:00".to_owned()),
+                until: None,
+                reason: Some(HOSTILE.to_owned()),
+                login: HOSTILE.to_owned(),
+                recipients: 7_654,
+            };
+            12
+        ],
         policies: vec![PolicyCount { policy: "dane".to_owned(), sessions: 8, failed: 1 }],
     }
 }
@@ -101,6 +113,9 @@ fn all_that_others_said_is_on_the_page_and_none_of_it_is_markup() {
         "and 2 more lanes",
         "2 connections",
         "chunking off",
+        "7,654",
+        "until resumed",
+        "and 2 more suspensions",
         "tried again in 1 min",
         "generation 2, loaded 2 h ago",
         "counted 2 s ago",
@@ -113,12 +128,23 @@ fn all_that_others_said_is_on_the_page_and_none_of_it_is_markup() {
     let empty = Snapshot::default();
     let quiet = status::View { state: Ok(()), error: None, ..view(&empty) };
     let page = status::body(&quiet).into_string();
+    assert!(!page.contains("Suspended"));
     for words in ["takes and delivers mail", "nothing waits", "nothing was refused", "no host is given less"]
     {
         assert!(page.contains(words), "{words}");
     }
     let first = status::View { snapshot: None, error: None, ..view(&empty) };
     assert!(status::body(&first).into_string().contains("is being counted"));
+}
+
+fn recipient(one: &Try) -> ShownRecipient {
+    let by = SuspendedBy {
+        kind: "tag".to_owned(),
+        value: HOSTILE.to_owned(),
+        until: None,
+        reason: Some(HOSTILE.to_owned()),
+    };
+    ShownRecipient { line: line(), end: None, suspended: vec![by], tries: vec![one.clone()] }
 }
 
 #[test]
@@ -151,8 +177,7 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         recipient: Some(HOSTILE.to_owned()),
         words: HOSTILE.to_owned(),
     };
-    let recipients: Vec<ShownRecipient> =
-        (0..250).map(|_| ShownRecipient { line: line(), end: None, tries: vec![one.clone()] }).collect();
+    let recipients: Vec<ShownRecipient> = (0..250).map(|_| recipient(&one)).collect();
     let header = Some(format!("Subject: {HOSTILE}\nTo: you"));
     let shown = Shown {
         queue_id: "1K6XQ3V8T4D".to_owned(),

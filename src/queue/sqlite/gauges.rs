@@ -33,6 +33,7 @@ const SMALL: &str = "
            (SELECT count(DISTINCT mx) FROM host_settings WHERE setting IN ('connections', 'messages_per_minute')),
            (SELECT count(DISTINCT mx) FROM host_settings WHERE retry_at > ?1),
            (SELECT count(*) FROM login_failures WHERE until > ?1),
+           (SELECT count(*) FROM suspensions WHERE until IS NULL OR until > ?1),
            (SELECT count(*) FROM pending_reports),
            (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size),
            (SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size)";
@@ -97,9 +98,10 @@ pub(super) fn small(conn: &Connection, now: i64) -> Result<SmallCounts> {
             hosts_throttled: number(row, 1)?,
             hosts_with_workarounds: number(row, 2)?,
             login_locks: number(row, 3)?,
-            pending_reports: number(row, 4)?,
-            database_bytes: number(row, 5)?,
-            database_free_bytes: number(row, 6)?,
+            suspensions: number(row, 4)?,
+            pending_reports: number(row, 5)?,
+            database_bytes: number(row, 6)?,
+            database_free_bytes: number(row, 7)?,
         })
     };
     Ok(conn.prepare_cached(SMALL)?.query_row([now], read).optional()?.unwrap_or_default())

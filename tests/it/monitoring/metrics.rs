@@ -105,6 +105,8 @@ impl Stage {
 
 /// Rows of all ages and both states, of many domains, and of every small table; none of them is due.
 const ODD_ROWS: &str = "
+    INSERT INTO suspensions (kind, value, until) VALUES ('tag', 'one', NULL), ('user', 'two', unixepoch() + 9999),
+                                                        ('user', 'over', unixepoch() - 9);
     CREATE TEMP TABLE ages (secs, state, received_at);
     INSERT INTO ages (secs, state) VALUES (30, 'held'), (1200, 'queued'), (1200, 'held'), (9000, 'queued'), (9000, 'held'),
                             (40000, 'queued'), (40000, 'held'), (200000, 'queued'), (200000, 'held');
@@ -239,6 +241,7 @@ fn every_gauge_is_what_its_select_says() {
         ("postrider_hosts_throttled", 2.0),
         ("postrider_hosts_with_workarounds", 1.0),
         ("postrider_login_locks", 1.0),
+        ("postrider_suspensions", 2.0),
         ("postrider_ready", 1.0),
         ("postrider_config_generation", 1.0),
         ("postrider_log_lines_dropped_total", 0.0),

@@ -37,6 +37,39 @@ fn taken(mx: &FakeMx, count: usize) -> Vec<String> {
     all
 }
 
+/// Wherever somebody looks.
+fn is_shown(relay: &Relay) {
+    let listed = relay.json(&["queue", "suspensions"]);
+    let shown: Vec<_> = listed.iter().map(|row| format!("{} {}", row["value"], row["recipients"])).collect();
+    assert_eq!(shown, ["\"news\" 1", "\"bulk\" 2"], "{listed:?}");
+    assert_eq!(listed[0]["reason"], "wrong text");
+    let next = "SELECT DISTINCT next_attempt FROM queue";
+    assert_eq!(relay.db().rows(next, []), ["suspended"]);
+    let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'news@a.test'", []).unwrap();
+    let shown = relay.run_ok(&["queue", "show", &id]);
+    assert!(
+        shown.contains("queued, suspended\n  suspended: user news until resumed: wrong text\n"),
+        "{shown}"
+    );
+    let summary = relay.run_ok(&["queue", "summary"]);
+    assert!(summary.contains("3 recipients: 0 due, 0 held, 0 later, 3 suspended\n"), "{summary}");
+    assert!(summary.contains("wrong text"), "{summary}");
+    let summary = relay.json(&["queue", "summary", "--domain", "a.test"]);
+    assert_eq!((&summary[0]["suspended"], &summary[0]["due"]), (&2.into(), &0.into()), "{summary:?}");
+    let explained = relay.json(&["explain", "you@a.test", "--user", "news"]);
+    let words = explained[0][0]["suspended"].as_array().or(explained[0]["suspended"].as_array()).unwrap();
+    assert_eq!(words[0], "suspended: user news until resumed: wrong text");
+    assert!(
+        words[1].as_str().unwrap().starts_with("suspended: its mail with tag bulk until 20"),
+        "{words:?}"
+    );
+    let others = relay.run_ok(&["explain", "you@a.test", "--user", "app"]);
+    assert!(
+        !others.contains("user news") && others.contains("    suspended: its mail with tag bulk"),
+        "{others}"
+    );
+}
+
 #[test]
 fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go() {
     let mut world = World::new();
@@ -56,17 +89,9 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
     wait_for_end(&relay, "other@a.test", "delivered");
     assert_eq!(taken(&mx, 1), ["other@a.test"]);
 
-    // Shown wherever somebody looks.
     let again = suspend(&relay, &["--tag", "bulk", "--for", "1h"]);
     assert!(again.contains("it was suspended before") && again.contains("2 recipients wait"), "{again}");
-    let listed = relay.json(&["queue", "suspensions"]);
-    let shown: Vec<_> = listed.iter().map(|row| format!("{} {}", row["value"], row["recipients"])).collect();
-    assert_eq!(shown, ["\"news\" 1", "\"bulk\" 2"], "{listed:?}");
-    assert_eq!(listed[0]["reason"], "wrong text");
-    let next = "SELECT DISTINCT next_attempt FROM queue";
-    assert_eq!(relay.db().rows(next, []), ["suspended"]);
-    let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'news@a.test'", []).unwrap();
-    assert!(relay.run_ok(&["queue", "show", &id]).contains("suspended until `postrider queue resume`"));
+    is_shown(&relay);
 
     // Neither a kick, nor a reload, nor ETRN, nor a restart overrides it.
     let kicked = relay.run_ok(&["queue", "kick", "--all"]);

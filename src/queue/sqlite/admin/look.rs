@@ -6,12 +6,13 @@ use crate::mail::header::header_of;
 use crate::queue::MessageId;
 use crate::queue::admin_rows::{
     DomainLine, End, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
-    ShownRecipient, Summary, Try,
+    ShownRecipient, Summary, SuspendedBy, Try,
 };
 use crate::queue::filter::Filter;
+use crate::queue::shared::now_us;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;
-use crate::queue::sqlite::{message, odd};
+use crate::queue::sqlite::{message, odd, suspensions};
 
 use super::story::story;
 
@@ -44,7 +45,7 @@ pub(super) fn count_suspended(conn: &Connection, filter: &Filter) -> Result<i64>
     let condition = Condition::of(filter);
     let sql = format!(
         "SELECT count(*) FROM recipients WHERE {}
-         AND EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_id = recipients.id)",
+         AND {IS_SUSPENDED}",
         condition.where_sql()
     );
     conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
@@ -87,7 +88,8 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
             let line = line?;
             let tries = tries(conn, line.id)?;
             let end = end(conn, id, line.id)?;
-            recipients.push(ShownRecipient { line, end, tries });
+            let suspended = suspended_by(conn, line.id)?;
+            recipients.push(ShownRecipient { line, end, suspended, tries });
         }
     }
     let first = message::chunk(conn, id, 0)?;
@@ -96,6 +98,18 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
     let finished = if message.is_some() { None } else { finished(conn, id)? };
     let story = if known { story(conn, id)? } else { Vec::new() };
     Ok(known.then(|| Shown { queue_id: id.to_string(), message, finished, recipients, story, header }))
+}
+
+fn suspended_by(conn: &Connection, recipient: i64) -> Result<Vec<SuspendedBy>> {
+    conn.prepare_cached(
+        "SELECT kind, value, datetime(until, 'unixepoch'), reason FROM suspended WHERE recipient_id = ?1
+         ORDER BY kind, value",
+    )?
+    .query_map([recipient], |row| {
+        let (kind, value) = (odd::get(row, 0)?, odd::get(row, 1)?);
+        Ok(SuspendedBy { kind, value, until: odd::get(row, 2)?, reason: odd::get(row, 3)? })
+    })?
+    .collect()
 }
 
 /// What history keeps of a message.
@@ -152,12 +166,22 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
     let (messages, bytes) = conn.query_row(&sql, params_from_iter(&condition.values), |row| {
         Ok((odd::get(row, 0)?, odd::get(row, 1)?))
     })?;
-    let sql = format!("{WAITING} WHERE {} GROUP BY domain) d)", condition.where_sql());
-    let (recipients, held, due, backing_off, to_fetch, domains_total) =
+    let now = now_us() / 1_000_000;
+    let suspensions = suspensions::count(conn, now)?;
+    // Asked of each recipient only where there are some.
+    let is_suspended = if suspensions > 0 { IS_SUSPENDED } else { "false" };
+    let waiting = WAITING.replace("is_suspended", is_suspended);
+    let sql = format!("{waiting} WHERE {} GROUP BY domain) d)", condition.where_sql());
+    let (recipients, held, due, backing_off, to_fetch, domains_total, suspended) =
         conn.query_row(&sql, params_from_iter(&condition.values), |row| {
             let number = |at| odd::get::<i64>(row, at);
-            Ok((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?))
+            Ok((number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?, number(6)?))
         })?;
+    let (suspensions_total, mut suspensions) = match condition.is_everything() && suspensions > 0 {
+        true => (suspensions, suspensions::list(conn, now)?),
+        false => (0, Vec::new()),
+    };
+    suspensions.truncate(limit as usize);
     let count = |sql: &str| match condition.is_everything() {
         true => conn.query_row(sql, [], |row| row.get::<_, i64>(0)),
         false => Ok(0),
@@ -175,6 +199,9 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
         due,
         backing_off,
         to_fetch,
+        suspended,
+        suspensions,
+        suspensions_total,
         domains_total,
         hosts_total,
         lanes_total,
@@ -188,20 +215,23 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
 
 /// Which rows of `backoffs` are backoffs: those for ATRN are not.
 const BACKS_OFF: &str = "backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%'";
-/// By domain first: a lane is looked up once for each. To be ended by a WHERE and `GROUP BY domain) d)`. Recipients,
-/// held, due, backing off, to be fetched, domains.
+/// By domain first: a lane is looked up once for each. To be ended by a WHERE and `GROUP BY domain) d)`, with
+/// what `is_suspended` is. Recipients, held, due, backing off, to be fetched, domains, suspended.
 const WAITING: &str = "
     SELECT coalesce(sum(total), 0), coalesce(sum(held), 0), coalesce(sum(iif(is_fetched OR backs_off, 0, due)), 0),
            coalesce(sum(iif(backs_off AND NOT is_fetched, due, 0)), 0),
-           coalesce(sum(iif(is_fetched, total - held, 0)), 0), count(*)
+           coalesce(sum(iif(is_fetched, total - held - suspended, 0)), 0), count(*), coalesce(sum(suspended), 0)
     FROM (SELECT d.*,
                  EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) AS is_fetched,
                  EXISTS (SELECT 1 FROM backoffs l
                          WHERE l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
                              AND l.backoff_until > unixepoch()) AS backs_off
-          FROM (SELECT domain, count(*) AS total, sum(state = 'held') AS held,
-                       sum(state = 'queued' AND next_attempt_at <= unixepoch()) AS due
+          FROM (SELECT domain, count(*) AS total, sum(state = 'held') AS held, sum(is_suspended) AS suspended,
+                       sum(state = 'queued' AND next_attempt_at <= unixepoch() AND NOT is_suspended) AS due
                 FROM recipients";
+
+/// Of a row of `recipients`.
+const IS_SUSPENDED: &str = "EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_id = recipients.id)";
 
 /// The columns of [`Line`], its message's and its own id behind them.
 pub(super) const QUEUE_LINES: &str =

@@ -286,6 +286,10 @@ impl AdminStore for Admin {
         self.try_to(|conn| suspensions::list(conn, now_secs()))
     }
 
+    fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError> {
+        self.try_to(|conn| suspensions::read(conn, now_secs()))
+    }
+
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {
         self.try_to(|conn| match suspensions::count(conn, now_secs())? {
             0 => Ok(0),

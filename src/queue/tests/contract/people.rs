@@ -165,6 +165,14 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
         admin.list(&Filter::all(), 9).unwrap().into_iter().map(|line| line.next_attempt).collect();
     assert_eq!(waits.iter().flatten().collect::<Vec<_>>(), ["suspended", "suspended", "held"]);
     assert_eq!(admin.suspended_of(&Filter::all()).unwrap(), 2);
+    let summary = admin.summary(1).unwrap();
+    assert_eq!((summary.recipients, summary.due, summary.held, summary.suspended), (3, 0, 1, 2));
+    assert_eq!((summary.suspensions.len(), summary.suspensions_total), (1, 2));
+    let shown = admin.show(due[0].message).unwrap().unwrap().recipients;
+    let words: Vec<_> =
+        shown.iter().map(|one| one.suspended.iter().map(|by| by.words()).collect::<Vec<_>>()).collect();
+    assert!(words[1][0].starts_with("domain *.example.com until resumed: blocked"), "{words:?}");
+    assert_eq!((words[0].len(), words[1].len(), words[2].len()), (1, 2, 0));
     let site = site.restart();
     let admin = site.place.admin();
     assert_eq!(site.queue.suspensions(now_secs()).unwrap().len(), 2);
