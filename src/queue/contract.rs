@@ -315,8 +315,9 @@ pub trait AdminStore: Debug {
     /// What happened in each minute (since 1970) from this one on, in order; one in which nothing did is left out.
     fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError>;
 
-    /// The most frequent failures of the last day.
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+    /// Attempts since this time (Unix seconds) that did not end in delivery, by the reason in the reply
+    /// ([`crate::mail::reason`]), the most frequent first.
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
 
     /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;

@@ -32,13 +32,15 @@ pub struct MinuteCount {
     pub failed: u64,
 }
 
-/// A group of failed attempts of the last day: a row of the view `failures`.
+/// Failed attempts of one outcome, one phase and one reason ([`crate::mail::reason`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureGroup {
     /// Attempts.
     pub times: u64,
     /// Their recipients.
     pub recipients: u64,
+    /// There are so many recipients and hosts that not all of them were counted.
+    pub is_full: bool,
     /// `deferred`, `failed`, `expired` or `in_doubt`.
     pub outcome: String,
     /// Where it was said.

@@ -23,6 +23,8 @@ const MINUTES_MOVING: i64 = 3;
 pub(super) const LANES_MAX: usize = 12;
 /// Groups of failures that are shown.
 const FAILURES_MAX: u32 = 10;
+/// So far back they are counted.
+const FAILURES_SECS: i64 = 86_400;
 /// Recipients that have waited for longest.
 const OLDEST_MAX: u32 = 8;
 /// Rows of `host_settings` that are shown of each kind.
@@ -177,7 +179,9 @@ impl Counter {
         self.minutes.count(&mut snapshot.minutes, now, |before| {
             Ok(go_on(before, admin.by_minute(from)?, from, this))
         })?;
-        self.failures.count(&mut snapshot.failures, now, |_| admin.failure_groups(FAILURES_MAX))?;
+        self.failures.count(&mut snapshot.failures, now, |_| {
+            admin.failure_groups(now - FAILURES_SECS, FAILURES_MAX)
+        })?;
         self.rest.count(&mut snapshot.messages, now, |_| admin.messages())?;
         snapshot.oldest = admin.list(&Filter::all(), OLDEST_MAX)?;
         snapshot.hosts = admin.host_settings()?;

@@ -176,7 +176,8 @@ fn failures(html: &mut Html, snapshot: &Snapshot) {
             (1, Some(mx)) => mx.clone(),
             (hosts, Some(mx)) => format!("{mx} and {}", counted(hosts - 1, "other host")),
         };
-        let recipients = counted(group.recipients, "recipient");
+        let at_least = if group.is_full { "at least " } else { "" };
+        let recipients = format!("{at_least}{}", counted(group.recipients, "recipient"));
         html.text(&format!("{recipients} \u{b7} {host} \u{b7} last {} UTC", group.last)).raw("</p></li>");
     }
     html.raw("</ul></section>");

@@ -53,6 +53,7 @@ fn snapshot() -> Snapshot {
         failures: vec![FailureGroup {
             times: 6240,
             recipients: 12,
+            is_full: false,
             outcome: "deferred".to_owned(),
             phase: "rcpt".to_owned(),
             hosts: 2,

@@ -6,6 +6,7 @@ mod grouped;
 mod kicks;
 mod look;
 mod overview;
+mod reasons;
 mod story;
 mod traffic;
 
@@ -170,8 +171,8 @@ impl AdminStore for Admin {
         self.try_to(|conn| overview::by_minute(conn, from))
     }
 
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
-        self.try_to(|conn| overview::failures(conn, limit))
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
+        self.try_to(|conn| overview::failures(conn, since, limit))
     }
 
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
