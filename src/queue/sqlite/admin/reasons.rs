@@ -1,5 +1,6 @@
-//! What was said, grouped by the reason in it ([`crate::mail::reason`]): the one grouping of `queue failures`, `report`
-//! and the status page (the view `failures` does what SQL can). However many different replies there are, it is bounded.
+//! What was said, grouped by the reason in it ([`crate::mail::reason`]): the one grouping of `queue failures`,
+//! `report` and the status page (the view `failures` does what SQL can). However many different replies there are, it
+//! is bounded.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};
