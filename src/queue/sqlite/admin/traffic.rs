@@ -58,16 +58,15 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
         }
     }
     let sql = format!(
-        "SELECT {waiting}, count(*), r.last_reply_source, r.last_reply FROM recipients r JOIN messages m ON m.id = r.message_id
-         WHERE r.attempts > 0 AND r.last_attempt_at >= ?1 GROUP BY 1, 3, 4"
+        "SELECT {waiting}, r.last_reply_source, r.last_reply FROM recipients r JOIN messages m ON m.id = r.message_id
+         WHERE r.attempts > 0 AND r.last_attempt_at >= ?1"
     );
     let mut statement = conn.prepare(&sql)?;
     let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
-        let count = odd::get::<i64>(row, 1)?.unsigned_abs();
-        counts.each(odd::text(row, 0)?, |line| line.deferred += count);
-        let of = ("deferred".to_owned(), odd::text(row, 2)?);
-        *counts.reasons.of(of, &odd::get::<String>(row, 3)?) += count;
+        counts.each(odd::text(row, 0)?, |line| line.deferred += 1);
+        let of = ("deferred".to_owned(), odd::text(row, 1)?);
+        *counts.reasons.of(of, &odd::get::<String>(row, 2)?) += 1;
     }
     Ok(counts.traffic(since, limit))
 }
