@@ -15,7 +15,7 @@ pub use super::admin_rows::{
     Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
-pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

@@ -57,6 +57,19 @@ pub struct FailureGroup {
     pub last: String,
 }
 
+/// An attempt that did not end in delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Unix seconds.
+    pub at: i64,
+    /// The host.
+    pub mx: Option<String>,
+    /// What was said.
+    pub reply: String,
+    /// Whether it was said by the host, and not by us.
+    pub is_remote: bool,
+}
+
 /// Sessions of today under one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyCount {

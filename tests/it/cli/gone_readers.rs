@@ -50,6 +50,8 @@ const COMMANDS: &[&str] = &[
     "queue remove ID",
     "sql --mode csv < SELECT a.* FROM recipients a, recipients b, recipients c",
     "tlsrpt show a.test",
+    "top",
+    "top --once",
     "user add new --password-stdin < secret",
     "user passwd new --password-stdin < other",
     "user set new --rate 7/h",

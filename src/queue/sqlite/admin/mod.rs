@@ -24,14 +24,14 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, StsPolicyRow};
 
 use super::failure::{explain, is_full};
-use super::files::{may_use, real};
+use super::files::{in_use_by, may_use, real};
 use super::readers::open_reader;
 use super::{
     backoffs, counts, filter, host_settings, integrity, logins, migrate, operator_log, routes, space,
@@ -173,6 +173,14 @@ impl AdminStore for Admin {
 
     fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
         self.try_to(|conn| overview::failures(conn, since, limit))
+    }
+
+    fn refusals(&self, limit: u32) -> Result<Vec<Refusal>, QueueError> {
+        self.try_to(|conn| overview::refusals(conn, limit))
+    }
+
+    fn in_use_by(&self) -> Option<u32> {
+        in_use_by(&self.path)
     }
 
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use rusqlite::{Connection, Result, params};
 
 use crate::kit::text::utc;
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use crate::queue::sqlite::odd;
 
 use super::reasons::Reasons;
@@ -132,6 +132,27 @@ fn failures_seen(conn: &Connection, since: i64, limit: u32, seen_max: usize) -> 
     lines.sort_by(|a, b| (b.times, &b.last, &a.reply).cmp(&(a.times, &a.last, &b.reply)));
     lines.truncate(limit as usize);
     Ok(lines)
+}
+
+/// So many attempts are looked at, however few of them were refused.
+const LAST_ATTEMPTS: u32 = 2_000;
+
+/// See [`crate::queue::AdminStore::refusals`].
+pub(super) fn refusals(conn: &Connection, limit: u32) -> Result<Vec<Refusal>> {
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok(Refusal {
+            at: odd::get(row, 0)?,
+            mx: odd::text(row, 1)?,
+            reply: text(row, 2)?,
+            is_remote: text(row, 3)? == "remote",
+        })
+    };
+    let sql = format!(
+        "SELECT at, mx, reply, reply_source
+         FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT {LAST_ATTEMPTS})
+         WHERE outcome NOT IN ('delivered', 'relayed') ORDER BY id DESC LIMIT ?1"
+    );
+    conn.prepare(&sql)?.query_map([limit], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::tls_policies`].

@@ -279,6 +279,12 @@ pub(super) fn same_reasons_are_one_line_and_the_oldest_comes_first(site: Site) {
     let reasons: Vec<_> = traffic.reasons.iter().map(|of| (&*of.state, of.recipients, &of.reply)).collect();
     assert_eq!(reasons, [("deferred", 3, &reason), ("failed", 1, &reason)]);
 
+    let refusals = admin.refusals(3).unwrap();
+    let hosts: Vec<_> = refusals.iter().map(|refusal| refusal.mx.as_deref()).collect();
+    assert_eq!(hosts, [Some("mx1.test"), Some("mx0.test"), Some("mx1.test")], "the latest first");
+    assert!(refusals.iter().all(|refusal| refusal.reply.contains("quota")));
+    assert_eq!(admin.in_use_by(), Some(std::process::id()));
+
     let oldest =
         |by_lane, limit| -> Vec<(String, i64)> {
             let lines = admin.oldest(&Filter::all(), by_lane, limit).unwrap();
