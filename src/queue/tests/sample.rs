@@ -66,5 +66,6 @@ pub(in crate::queue) fn settlement(
         pending_reports: vec![],
         expanded_told: false,
         tls_sessions: vec![],
+        dialogue: None,
     }
 }
