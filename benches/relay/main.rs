@@ -36,6 +36,7 @@
 //! `SESSIONS=20` the rounds of `plain`, `ROUNDS=3` repeats all, `CONNECTIONS=8` is for both relays,
 //! `PIPELINE=1` lets the generator pipeline, `ONLY=postrider` leaves the peers out,
 //! `DKIM=rsa,ed25519` has ours sign with such keys,
+//! `METRICS=1` has ours count for `[metrics]`, which is read once a second,
 //! `STS=off`, `none`, `testing` or `enforce` has ours find hosts by MX records, without MTA-STS or with it and such
 //! policies (`enforce` in `tls` alone, as it needs a certificate that holds),
 //! `POSTFIX="smtp_tls_connection_reuse=no; …"` sets more in Postfix.

@@ -82,15 +82,19 @@ fn asked_itself(config: Option<&Path>) -> anyhow::Result<bool> {
 pub(super) fn ask(config: Option<&Path>, path: &str) -> anyhow::Result<Option<Answer>> {
     let settings = config::metrics(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let Some(address) = settings.listen.first() else { return Ok(None) };
-    let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
     let answer = match address {
-        ListenAddress::Ip(ip) => TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| get(stream, path, token.as_deref()))
-        }),
+        ListenAddress::Ip(ip) => {
+            let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
+            TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                get(stream, path, token.as_deref())
+            })
+        }
         ListenAddress::Unix(socket) => UnixStream::connect(socket).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| get(stream, path, None))
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            get(stream, path, None)
         }),
     };
     // The relay that runs may have been started with another config.

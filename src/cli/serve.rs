@@ -233,7 +233,7 @@ fn numbers(
             connections_out: workers.open_connections(),
             // Whoever has it knows better.
             is_ready: false,
-            certificate_not_after: config.certificate().as_ref().and_then(check::certificate::ends_at),
+            certificate_not_after: submission.certificate_ends_at(),
             log_lines_dropped: log_output::dropped(),
             generation,
             loaded_at,

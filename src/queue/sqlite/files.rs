@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::queue::error::QueueError;
 
-use super::wal;
+use super::{in_place, wal};
 
 /// Every SQLite database begins so.
 const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
@@ -97,10 +97,13 @@ impl Files {
             Err(TryLockError::Error(source)) => return Err(file_error(source)),
         }
         if found.nlink() > 1 {
+            in_place::undo_unfinished(path, &found).map_err(file_error)?;
+        }
+        if database.metadata().map_err(file_error)?.nlink() > 1 {
             return Err(QueueError::Unusable {
                 path: path.to_owned(),
                 why: "has a second name (a hard link), under which its log would not be found".to_owned(),
-                remedy: "`find -inum` shows it; remove the other name",
+                remedy: "`find -samefile` shows it; remove the other name, but first look whether it has a log (-wal)",
             });
         }
         Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None), content: Cell::new(None) })

@@ -20,6 +20,7 @@ mod files;
 mod filter;
 mod gauges;
 mod host_settings;
+mod in_place;
 mod integrity;
 mod kick;
 mod left_log;
