@@ -13,7 +13,7 @@ pub use super::admin_rows::{
     Change, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
     FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine,
     Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Try,
+    Summary, Suspended, SuspensionLine, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
