@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use crate::harness::fakemx::{Act, At, SOON, Script};
+use crate::harness::http_client::{address, watched};
 use crate::harness::relay::{Config, World, mail, run_to_end, wait_for};
 use crate::harness::sender::SENDER;
 use crate::harness::skipped::installed;
-use crate::monitoring::http::{address, watched};
 
 /// What a host says: it would clear the screen and name the window.
 const HOSTILE: &str = "451 4.7.1 \u{1b}[2J\u{1b}]0;mine\u{7} not now";
