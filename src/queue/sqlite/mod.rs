@@ -43,6 +43,7 @@ pub(super) mod shell;
 mod space;
 mod store;
 mod sts_policies;
+mod suspensions;
 mod sweep;
 #[cfg(test)]
 mod tests;
