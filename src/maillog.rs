@@ -286,9 +286,9 @@ pub fn suspended(row: &Suspension) {
         &[
             Own(&whose.kind()),
             Foreign(&whose.value()),
-            until.as_ref().map_or(Value::None("resumed"), |until| Own(until)),
+            until.as_ref().map_or(Value::None("none"), |until| Own(until)),
             Foreign(login),
-            said_or(reason.as_deref().as_ref(), "no reason given"),
+            said_or(reason.as_deref().as_ref(), "-"),
         ],
     );
 }

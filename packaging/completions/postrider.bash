@@ -61,6 +61,9 @@ _postrider() {
             postrider,tlsrpt)
                 cmd="postrider__subcmd__tlsrpt"
                 ;;
+            postrider,top)
+                cmd="postrider__subcmd__top"
+                ;;
             postrider,user)
                 cmd="postrider__subcmd__user"
                 ;;
@@ -126,6 +129,9 @@ _postrider() {
                 ;;
             postrider__subcmd__help,tlsrpt)
                 cmd="postrider__subcmd__help__subcmd__tlsrpt"
+                ;;
+            postrider__subcmd__help,top)
+                cmd="postrider__subcmd__help__subcmd__top"
                 ;;
             postrider__subcmd__help,user)
                 cmd="postrider__subcmd__help__subcmd__user"
@@ -365,7 +371,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue report sql backup restore recover sendmail user dkim top health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -619,7 +625,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
+            opts="serve check demo queue report sql backup restore recover sendmail user dkim top health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1083,6 +1089,20 @@ _postrider() {
         postrider__subcmd__help__subcmd__tlsrpt__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -2338,6 +2358,28 @@ _postrider() {
             fi
             case "${prev}" in
                 --day)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__top)
+            opts="-h --once --interval --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interval)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -32,7 +32,7 @@ use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
-use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
@@ -330,8 +330,15 @@ pub trait AdminStore: Debug {
     /// What happened in each minute (since 1970) from this one on, in order; one in which nothing did is left out.
     fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError>;
 
-    /// The most frequent failures of the last day.
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+    /// Attempts since this time (Unix seconds) that did not end in delivery, by the reason in the reply
+    /// ([`crate::mail::reason`]), the most frequent first.
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+
+    /// Attempts that did not end in delivery, the latest first: at most `limit`, of the last few thousand attempts.
+    fn refusals(&self, limit: u32) -> Result<Vec<Refusal>, QueueError>;
+
+    /// The process of the relay that has the queue, as far as the system tells.
+    fn in_use_by(&self) -> Option<u32>;
 
     /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;

@@ -14,7 +14,7 @@ use crate::mail::{
     Address, Attempt, Enhanced, Envelope, Labels, Outcome, Peer, Phase, Recipient, Reply, TlsPolicy, address,
 };
 use crate::maillog;
-use crate::queue::{MessageId, NewMessage, Origin, Setting};
+use crate::queue::{MessageId, NewMessage, Origin, Setting, Suspension, Whose};
 
 /// Where the templates stand.
 const SOURCE: &str = include_str!("../../maillog.rs");
@@ -125,6 +125,13 @@ fn world() -> impl Strategy<Value = World> {
 }
 
 impl World {
+    fn suspension(&self) -> Suspension {
+        let [a, b, c] = [0, 1, 2].map(|at| self.words[at].clone());
+        let whose = if self.some { Whose::User(a) } else { Whose::Tag(a) };
+        let until = self.maybe(self.number.into());
+        Suspension { whose, since: 0, until, reason: self.maybe(b), login: c }
+    }
+
     fn maybe<T>(&self, value: T) -> Option<T> {
         self.some.then_some(value)
     }
@@ -202,6 +209,9 @@ impl World {
         maillog::relay_takes_mail(a);
         maillog::lane_backs_off(a, secs, b);
         maillog::lane_recovered(a);
+        let suspension = self.suspension();
+        maillog::suspended(&suspension);
+        maillog::resumed(&suspension, secs);
         maillog::host_limits(a, self.maybe(count), self.maybe(self.number), Some(b));
         maillog::host_limits(a, self.maybe(count), self.maybe(self.number), None);
         maillog::workaround_on(a, self.setting, secs, reply);

@@ -285,6 +285,13 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The process of the relay that has this database, where the system tells. The file itself is not opened: to close it
+/// would take SQLite's locks from this process.
+pub(super) fn in_use_by(path: &Path) -> Option<u32> {
+    let found = path.metadata().ok()?;
+    lock_holder(found.dev(), found.ino())
+}
+
 /// The process that has locked this file, where the system tells.
 fn lock_holder(device: u64, inode: u64) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

@@ -102,7 +102,7 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
     let mut relay = relay;
     relay.stop();
     relay.start_again();
-    assert!(!relay.logged(&["suspended user news: until=resumed"]).is_empty());
+    assert!(!relay.logged(&["suspended user news: until=none"]).is_empty());
     relay.submit(SENDER, &["last@a.test"], &mail("last"));
     wait_for_end(&relay, "last@a.test", "delivered");
     assert_eq!(relay.db().number("SELECT sum(attempts) FROM recipients", []), 0, "{}", relay.db().dump());

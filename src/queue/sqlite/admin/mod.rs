@@ -6,6 +6,7 @@ mod grouped;
 mod kicks;
 mod look;
 mod overview;
+mod reasons;
 mod story;
 mod traffic;
 
@@ -23,7 +24,7 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
@@ -31,7 +32,7 @@ use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
 use super::failure::{explain, is_full};
-use super::files::{may_use, real};
+use super::files::{in_use_by, may_use, real};
 use super::readers::open_reader;
 use super::{
     backoffs, counts, dialogues, filter, host_settings, integrity, logins, migrate, operator_log, routes,
@@ -179,8 +180,16 @@ impl AdminStore for Admin {
         self.try_to(|conn| overview::by_minute(conn, from))
     }
 
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
-        self.try_to(|conn| overview::failures(conn, limit))
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
+        self.try_to(|conn| overview::failures(conn, since, limit))
+    }
+
+    fn refusals(&self, limit: u32) -> Result<Vec<Refusal>, QueueError> {
+        self.try_to(|conn| overview::refusals(conn, limit))
+    }
+
+    fn in_use_by(&self) -> Option<u32> {
+        in_use_by(&self.path)
     }
 
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
