@@ -153,13 +153,6 @@ impl Selection {
         self.filters.filter(&self.ids, self.state.clone())
     }
 
-    /// What goes on record by itself: each message that was named, or all that was selected.
-    fn each(&self) -> Vec<Filter> {
-        match self.ids.as_slice() {
-            [] => vec![self.filter()],
-            ids => ids.iter().copied().map(Filter::message).collect(),
-        }
-    }
 }
 
 /// Why a `queue` command failed.
@@ -168,9 +161,17 @@ pub enum QueueCommandError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Nothing is known of this message.
-    #[error("{0} is not in the queue (any more): see `postrider queue list`")]
-    Unknown(MessageId),
+    /// Nothing is known of these messages.
+    #[error("not in the queue (any more): {0}; see `postrider queue list`")]
+    Unknown(String),
+    /// A change ended before its end.
+    #[error("{done}, then: {why}")]
+    HalfWay {
+        /// What was changed.
+        done: String,
+        /// Why it did not go on.
+        why: String,
+    },
     /// Nothing is known by this.
     #[error("{0}")]
     NotFound(String),
@@ -207,7 +208,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, json } => {
-            let shown = Admin::to_read(path)?.show(*id)?.ok_or(QueueCommandError::Unknown(*id))?;
+            let shown = Admin::to_read(path)?.show(*id)?.ok_or_else(|| QueueCommandError::Unknown(id.to_string()))?;
             if *json { json_line(&shown) } else { text::show(&shown, now) }
         }
         Verb::Kicks { limit, json } => {
@@ -235,7 +236,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let total = match lines.len() < *limit as usize {
                 true => lines.len() as i64,
                 false => {
-                    let all = admin.would_change(Action::Remove, &filter, 0)?;
+                    let all = admin.select(Action::Remove, &filter, 0)?;
                     if by == "lane" { all.lanes } else { all.messages }
                 }
             };
@@ -249,11 +250,11 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary_of(&filters.filter(&[], None), *limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
-        Verb::Kick(selection) => change::change(path, selection, Action::Kick, look)?,
-        Verb::Hold(selection) => change::change(path, selection, Action::Hold, look)?,
-        Verb::Release(selection) => change::change(path, selection, Action::Release, look)?,
-        Verb::Remove(selection) => change::change(path, selection, Action::Remove, look)?,
-        Verb::Bounce(selection) => change::change(path, selection, Action::Bounce, look)?,
+        Verb::Kick(selection) => return change::change(path, selection, Action::Kick, look, out),
+        Verb::Hold(selection) => return change::change(path, selection, Action::Hold, look, out),
+        Verb::Release(selection) => return change::change(path, selection, Action::Release, look, out),
+        Verb::Remove(selection) => return change::change(path, selection, Action::Remove, look, out),
+        Verb::Bounce(selection) => return change::change(path, selection, Action::Bounce, look, out),
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
