@@ -148,9 +148,22 @@ CREATE TABLE attempts (
     reply_source TEXT NOT NULL DEFAULT 'remote', -- 'local': our own error, since the host gave no reply
     outcome      TEXT NOT NULL,            -- delivered relayed deferred failed expired in_doubt
     reply_id     INTEGER,                  -- replies.id, where the reply is longer
-    source_address TEXT                    -- our address on the connection
+    source_address TEXT,                   -- our address on the connection
+    dialogue_id  INTEGER                   -- dialogues.id: what was said; NULL where it did not fail
 ) STRICT;
 CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
+
+-- What was said on the connections of failed attempts, a line each, with the milliseconds since the connection stood
+-- ("C:" Postrider, "S:" the host, "--" what happened); the last 10,000. One row for all recipients of an attempt. Nothing
+-- of the content is in it, and no password. A row is kept until its message is finished, and then as long as history.
+-- Of each recipient of a message the last:
+--     SELECT r.address, d.dialogue FROM recipients r JOIN dialogues d ON d.id = (SELECT max(a.dialogue_id)
+--     FROM attempts a WHERE a.recipient_id = r.id) WHERE r.message_id = …;
+CREATE TABLE dialogues (
+    id         INTEGER PRIMARY KEY,        -- like all ids: microseconds
+    message_id INTEGER NOT NULL,
+    dialogue   TEXT NOT NULL
+) STRICT;
 
 -- The whole of replies longer than 512 bytes, each text once. The last 1,000 are kept.
 CREATE TABLE replies (

@@ -129,6 +129,7 @@ fn settle(queue: &Queue, events: &Receiver<Event>, accepted: &AtomicU64, ended: 
                         pending_reports: vec![],
                         expanded_told: false,
                         tls_sessions: vec![],
+                        dialogue: None,
                     });
                 }
             }

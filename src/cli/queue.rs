@@ -20,7 +20,7 @@ use super::output::{WrongUsage, seen_json};
 use super::table::Look;
 use super::who::Who;
 use crate::clock::Clock;
-use crate::queue::admin::{Action, Admin, Change, Filter};
+use crate::queue::admin::{Action, Admin, Change, DialogueLine, Filter, Shown};
 use crate::queue::{MessageId, QueueError};
 
 /// Arguments of `postrider queue`.
@@ -85,6 +85,9 @@ enum Verb {
     Show {
         /// The queue id, as in the 250 reply and the log
         id: MessageId,
+        /// Also what was said in the last failed attempt of each recipient: the SMTP dialogue, with milliseconds
+        #[arg(long)]
+        dialogue: bool,
         /// One JSON object
         #[arg(long)]
         json: bool,
@@ -152,7 +155,15 @@ impl Selection {
     fn filter(&self) -> Filter {
         self.filters.filter(&self.ids, self.state.clone())
     }
+}
 
+/// A message, and where that was asked for, what was said of it.
+#[derive(serde::Serialize)]
+struct ShownWithDialogues {
+    #[serde(flatten)]
+    shown: Shown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialogues: Option<Vec<DialogueLine>>,
 }
 
 /// Why a `queue` command failed.
@@ -207,10 +218,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             }
         }
         Verb::Find(args) => find(args, path, look)?,
-        Verb::Show { id, json } => {
-            let shown = Admin::to_read(path)?.show(*id)?.ok_or_else(|| QueueCommandError::Unknown(id.to_string()))?;
-            if *json { json_line(&shown) } else { text::show(&shown, now) }
-        }
+        Verb::Show { id, dialogue, json } => show(*id, path, *dialogue, *json)?,
         Verb::Kicks { limit, json } => {
             let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
             if *json {
@@ -258,6 +266,18 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn show(id: MessageId, path: &Path, dialogue: bool, json: bool) -> Result<String, QueueCommandError> {
+    let admin = Admin::to_read(path)?;
+    let shown = admin.show(id)?.ok_or_else(|| QueueCommandError::Unknown(id.to_string()))?;
+    let dialogues = dialogue.then(|| admin.dialogues(id)).transpose()?;
+    Ok(if json {
+        json_line(&ShownWithDialogues { shown, dialogues })
+    } else {
+        let said = dialogues.map(|lines| text::dialogues(&lines)).unwrap_or_default();
+        text::show(&shown, Clock::system().now()) + &said
+    })
 }
 
 fn find(args: &find::FindArgs, path: &Path, look: Look) -> Result<String, QueueCommandError> {

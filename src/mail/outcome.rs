@@ -147,3 +147,10 @@ pub struct Attempt {
     /// What it means for the recipient.
     pub outcome: Outcome,
 }
+
+impl Attempt {
+    /// No host took the message.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self.outcome, Outcome::Delivered | Outcome::Relayed)
+    }
+}

@@ -56,12 +56,13 @@ pub(super) fn message(context: &MonitoringContext, request: &Request) -> Respons
     let Ok(id) = name.parse::<MessageId>() else {
         return nothing("That is no queue id: they have 11 characters, as 1K6XQ3V8T4D.");
     };
-    match Admin::to_read(&context.queue_path).and_then(|admin| admin.show(id)) {
-        Ok(Some(shown)) => {
-            let body = message::body(&shown, context.clock.now());
+    let read = |admin: Admin| Ok((admin.show(id)?, admin.dialogues(id)?));
+    match Admin::to_read(&context.queue_path).and_then(read) {
+        Ok((Some(shown), dialogues)) => {
+            let body = message::body(&shown, &dialogues, context.clock.now());
             whole(Status::Ok, &shown.queue_id, "", body)
         }
-        Ok(None) => nothing(
+        Ok((None, _)) => nothing(
             "Nothing is known of that message: it is older than [queue] history, or of another relay.",
         ),
         Err(error) => {

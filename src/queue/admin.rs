@@ -10,9 +10,10 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, Changed, ConfigInUse, Copied, DiskRoom, DomainLine, End, Envelope, FailureLine, FinishedMessage, HostLine,
-    HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order, Recovered, RecoveredTable,
-    Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
+    Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
+    FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
+    Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
+    Summary, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};

@@ -242,6 +242,17 @@ pub struct StoryLine {
     pub words: String,
 }
 
+/// What was said in the last failed attempt of some recipients of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DialogueLine {
+    /// When the attempt began, UTC.
+    pub at: String,
+    /// Whose last it was.
+    pub recipients: Vec<String>,
+    /// Line by line.
+    pub dialogue: String,
+}
+
 /// A recipient with its tries.
 #[derive(Debug, Clone, Serialize)]
 pub struct ShownRecipient {

@@ -25,8 +25,8 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, Changed, ConfigInUse, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Order,
-    Selected, Shown, Summary,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    OldestLine, Order, Selected, Shown, Summary,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
@@ -296,6 +296,10 @@ pub trait AdminStore: Debug {
 
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
+
+    /// What was said in the last failed attempts of a message's recipients, waiting or finished: each once, in order of
+    /// time. Of long ago, nothing is known.
+    fn dialogues(&self, id: MessageId) -> Result<Vec<DialogueLine>, QueueError>;
 
     /// Numbers, and the `limit` domains with the most waiting.
     fn summary(&self, limit: u32) -> Result<Summary, QueueError> {

@@ -137,7 +137,10 @@ impl Op {
             Op::Accept { message, .. } => message.tail().len(),
             Op::PendingReports { report, .. } => report.tail().len(),
             Op::TlsReport { mail: Some(mail), .. } => mail.tail().len(),
-            Op::Settle(outcomes) => outcomes.reports.iter().map(|(_, report)| report.tail().len()).sum(),
+            Op::Settle(outcomes) => {
+                let reports: usize = outcomes.reports.iter().map(|(_, report)| report.tail().len()).sum();
+                reports + outcomes.dialogue.as_ref().map_or(0, String::len)
+            }
             _ => 0,
         }
     }
@@ -245,6 +248,8 @@ pub(super) struct Outcomes {
     pub(super) pending_reports: Vec<PendingReport>,
     pub(super) expanded_told: bool,
     pub(super) tls_sessions: Vec<TlsSession>,
+    /// What was said in it; the rows of failed attempts name it by [`AttemptRow::dialogue_id`].
+    pub(super) dialogue: Option<String>,
     /// Dropped with it, once it is on disk.
     _recording: Option<Sender<Infallible>>,
 }
@@ -302,14 +307,18 @@ pub(super) struct AttemptRow {
     pub(super) whole_reply: Option<String>,
     pub(super) outcome: &'static str,
     pub(super) reply_source: &'static str,
+    /// Of the dialogue that it was a part of.
+    pub(super) dialogue_id: Option<i64>,
 }
 
 impl Outcomes {
     pub(super) fn new(settlement: Settlement, ids: &Ids, now_us: i64, cache: &Arc<AtomicUsize>) -> Outcomes {
-        let Settlement { message, at, results, reports, pending_reports, expanded_told, tls_sessions } =
-            settlement;
+        let Settlement { message, at, results, reports, pending_reports, expanded_told, .. } = settlement;
+        let Settlement { tls_sessions, dialogue, .. } = settlement;
         let first_id = ids.take(results.len(), now_us);
-        let results = (first_id..).zip(results).map(|(id, settled)| OutcomeRow::new(settled, id)).collect();
+        let dialogue_id = dialogue.is_some().then_some(first_id);
+        let row = |(id, settled)| OutcomeRow::new(settled, id, dialogue_id);
+        let results = (first_id..).zip(results).map(row).collect();
         let incoming = |report| Incoming::new(report, ids, now_us, cache);
         let reports = reports.into_iter().map(|(kind, report)| (kind, incoming(report))).collect();
         Outcomes {
@@ -320,6 +329,7 @@ impl Outcomes {
             pending_reports,
             expanded_told,
             tls_sessions,
+            dialogue,
             _recording: None,
         }
     }
@@ -332,15 +342,16 @@ impl Outcomes {
 }
 
 impl OutcomeRow {
-    fn new(settled: Settled, id: i64) -> OutcomeRow {
+    fn new(settled: Settled, id: i64, dialogue_id: Option<i64>) -> OutcomeRow {
         let Settled { recipient, attempt, next_state, warned } = settled;
-        let attempt = attempt.map(|attempt| AttemptRow::new(attempt, id));
+        let attempt = attempt.map(|attempt| AttemptRow::new(attempt, id, dialogue_id));
         OutcomeRow { recipient, attempt, next_state, warned }
     }
 }
 
 impl AttemptRow {
-    fn new(attempt: Attempt, id: i64) -> AttemptRow {
+    fn new(attempt: Attempt, id: i64, dialogue_id: Option<i64>) -> AttemptRow {
+        let dialogue_id = dialogue_id.filter(|_| attempt.is_failure());
         let whole = attempt.reply.to_string();
         let (reply, whole_reply) = match in_a_row(&whole) {
             Cow::Borrowed(_) => (whole, None),
@@ -363,6 +374,7 @@ impl AttemptRow {
             whole_reply,
             outcome: attempt.outcome.as_str(),
             reply_source: attempt.reply.reply_source.as_str(),
+            dialogue_id,
         }
     }
 }

@@ -291,6 +291,8 @@ pub struct Settlement {
     pub expanded_told: bool,
     /// Sessions with hosts that the job had, to be counted.
     pub tls_sessions: Vec<TlsSession>,
+    /// What was said in the attempt, where it failed for some of these: kept with them.
+    pub dialogue: Option<String>,
 }
 
 /// A failure that is not reported on its own: a row of `pending_reports` to be.

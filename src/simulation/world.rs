@@ -292,6 +292,7 @@ impl<'d> World<'d> {
             reports,
             expanded_told: false,
             tls_sessions: Vec::new(),
+            dialogue: None,
             pending_reports: Vec::new(),
         });
         self.finish(&job, if job.expired { &LaneHealth::Unchanged } else { &health }, &unsettled);

@@ -156,8 +156,7 @@ fn dry_run(selected: &Selected, json: bool, action: Action, look: Look) -> Strin
     if json {
         return json_line(selected);
     }
-    let mut answer =
-        format!("{} would be for {}; nothing was changed\n", action.as_str(), numbers(selected));
+    let mut answer = format!("{} would be for {}; nothing was changed\n", action.as_str(), numbers(selected));
     if !selected.first.is_empty() {
         answer += &text::list(&selected.first, Clock::system().now(), look);
         answer += &super::more(selected.first.len(), selected.recipients);

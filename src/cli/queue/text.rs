@@ -9,12 +9,15 @@ use super::more;
 use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::queue::admin::{
-    End, Envelope, FailureLine, FinishedMessage, KickLine, Line, OldestLine, Shown, ShownLabels,
-    ShownRecipient, StoryLine, Summary, Try,
+    DialogueLine, End, Envelope, FailureLine, FinishedMessage, KickLine, Line, OldestLine, Shown,
+    ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
 const LATE_SECS: i64 = 10;
+
+/// Recipients that are named where a dialogue was for many.
+const RECIPIENTS_NAMED: usize = 5;
 
 /// `now`: Unix seconds.
 pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
@@ -174,6 +177,27 @@ fn story(lines: &[StoryLine]) -> String {
         vec![format!("  {}", line.at), line.what.clone(), whom, line.words.clone()]
     });
     format!("what happened (UTC)\n{}", table(Look::default(), &[], rows.collect()))
+}
+
+/// What was said in the last failed attempts.
+pub(super) fn dialogues(lines: &[DialogueLine]) -> String {
+    if lines.is_empty() {
+        return "dialogue: none is kept of a failed attempt\n".to_owned();
+    }
+    let mut text = String::new();
+    for DialogueLine { at, recipients, dialogue } in lines {
+        let whom = recipients.iter().take(RECIPIENTS_NAMED).map(|one| printable(one.as_bytes()));
+        let whom = whom.collect::<Vec<_>>().join(", ");
+        let more = match recipients.len().saturating_sub(RECIPIENTS_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = writeln!(text, "dialogue of the last failed attempt, {at} UTC, for {whom}{more}");
+        for line in dialogue.lines() {
+            let _ = writeln!(text, "  {}", printable(line.as_bytes()));
+        }
+    }
+    text
 }
 
 /// What the sender wants of TLS.

@@ -284,13 +284,11 @@ pub(in crate::delivery) fn attempt_on_reversed(
 }
 
 /// What a host that could not be used said, for every recipient.
-pub(in crate::delivery) fn refused(
-    message: &QueuedMessage,
-    endpoint: &Endpoint,
-    OpenFailure { failure, tls }: OpenFailure,
-) -> Answers {
+pub(in crate::delivery) fn refused(begun: &Begun<'_>, endpoint: &Endpoint, unopened: OpenFailure) -> Answers {
+    let (failure, tls) = (&unopened.failure, unopened.tls());
+    begun.keep_dialogue(endpoint, None, unopened.dialogue(), Some(failure.reply()));
     let health = LaneHealth::Failing(failure.reply().to_string());
-    let answer = Answer::deferred(&failure, Place::at(endpoint, tls));
-    let count = message.recipients.len();
+    let answer = Answer::deferred(failure, Place::at(endpoint, tls));
+    let count = begun.message.recipients.len();
     Answers { answers: vec![Some(answer); count], settled: vec![false; count], health, kept: None }
 }

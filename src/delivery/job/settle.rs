@@ -5,12 +5,15 @@
 //! recorded is delivered again by the next process, should this one be killed.
 
 use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{InDoubt, atrn};
+use crate::kit::text::utc;
 use crate::mail::tlsrpt::day_of;
-use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, TlsPolicy};
+use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, ReplySource, TlsPolicy};
 use crate::maillog;
 use crate::queue::{
     Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
@@ -21,6 +24,11 @@ use crate::delivery::job::attempt::{Answer, Answers};
 use crate::delivery::job::context::{DeliveryContext, Resources};
 use crate::delivery::job::outcome::{Circumstances, expire};
 use crate::delivery::report::compose::{self, Reports};
+use crate::delivery::smtp::dialogue::{AttemptDialogue, Dialogue};
+use crate::delivery::smtp::endpoint::Endpoint;
+
+/// Bytes of the reply of ours that ends what is kept of a connection.
+const ENDING_BYTES_MAX: usize = 500;
 
 /// What the jobs' source hears.
 pub(in crate::delivery) struct Done {
@@ -42,6 +50,8 @@ pub(in crate::delivery) struct Begun<'a> {
     began: Instant,
     /// Sessions with hosts that no settlement has counted yet.
     tls_sessions: RefCell<Vec<TlsSession>>,
+    /// What was said where something failed.
+    dialogue: RefCell<AttemptDialogue>,
 }
 
 impl<'a> Begun<'a> {
@@ -57,8 +67,8 @@ impl<'a> Begun<'a> {
         })?;
         let clock = &resources.clock;
         let (at, confirmed, began) = (clock.now(), clock.confirmed(), Instant::now());
-        let tls_sessions = RefCell::default();
-        Some(Begun { context, resources, job, message, at, confirmed, began, tls_sessions })
+        let (tls_sessions, dialogue) = Default::default();
+        Some(Begun { context, resources, job, message, at, confirmed, began, tls_sessions, dialogue })
     }
 
     /// Whether it bounces without a further try. Nothing is delivered once it is to be returned (RFC 2852 §4).
@@ -69,6 +79,35 @@ impl<'a> Begun<'a> {
     /// There was a session with a host: it is counted with the next settlement.
     pub(in crate::delivery) fn note_tls(&self, session: TlsSession) {
         self.tls_sessions.borrow_mut().push(session);
+    }
+
+    /// What was said to a host, which did not go well, is kept with the next failure that is settled: also where there
+    /// was no connection. `reply`: how it ended.
+    pub(in crate::delivery) fn keep_dialogue(
+        &self,
+        endpoint: &Endpoint,
+        source: Option<IpAddr>,
+        dialogue: Option<&Dialogue>,
+        reply: Option<Reply>,
+    ) {
+        let mut heading =
+            format!("{} [{}]:{}", endpoint.host, endpoint.address.ip(), endpoint.address.port());
+        if let Some(source) = source {
+            let _ = write!(heading, " from {source}");
+        }
+        match dialogue {
+            Some(dialogue) => {
+                let secs = i64::try_from(dialogue.began().elapsed().as_secs()).unwrap_or(0);
+                let _ = write!(heading, ", connected at {} UTC", utc(self.resources.clock.now() - secs));
+            }
+            None => heading.push_str(", not connected"),
+        }
+        let mut lines = dialogue.map(Dialogue::text).unwrap_or_default();
+        // What the host said stands there.
+        if let Some(reply) = reply.filter(|reply| reply.reply_source == ReplySource::Local) {
+            let _ = writeln!(lines, "         -- {}", reply.cut(ENDING_BYTES_MAX));
+        }
+        self.dialogue.borrow_mut().add(&heading, &lines);
     }
 
     /// Those that are not counted yet. They count for the day on which they are written, since the reports of a day are
@@ -165,6 +204,8 @@ impl<'a> Begun<'a> {
         // What is delivered and not recorded is delivered again by the next process, should this one be killed. So
         // neither this thread nor its connection runs ahead: both have the next message once this one is on disk.
         let tls_sessions = self.take_tls_sessions();
+        let is_failure = |settled: &Settled| settled.attempt.as_ref().is_some_and(Attempt::is_failure);
+        let dialogue = results.iter().any(is_failure).then(|| self.dialogue.take().text()).flatten();
         queue
             .settle(Settlement {
                 message,
@@ -174,6 +215,7 @@ impl<'a> Begun<'a> {
                 pending_reports,
                 expanded_told,
                 tls_sessions,
+                dialogue,
             })
             .wait();
     }
@@ -249,6 +291,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
             pending_reports,
             expanded_told: false,
             tls_sessions: Vec::new(),
+            dialogue: None,
         });
     }
     queue.barrier().map_err(|error| QueueError::Writer(error.to_string()))

@@ -258,7 +258,7 @@ fn carry_out(context: &DeliveryContext, resources: &Resources, job: &Job, way: W
     let answers = match way {
         Way::ToHosts => attempt::attempt(&begun),
         Way::Turned { connection, deadline } => attempt::attempt_on_reversed(&begun, connection, deadline),
-        Way::Refused { endpoint, failure } => attempt::refused(&begun.message, endpoint, failure),
+        Way::Refused { endpoint, failure } => attempt::refused(&begun, endpoint, failure),
     };
     begun.finish(answers)
 }

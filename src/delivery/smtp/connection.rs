@@ -11,6 +11,7 @@ use lettre::transport::smtp::commands::Quit;
 use crate::mail::{Phase, Reply};
 
 use crate::delivery::smtp::capabilities::Capabilities;
+use crate::delivery::smtp::dialogue::Dialogue;
 use crate::delivery::smtp::failure::{Failure, WORDS_BYTES_MAX};
 use crate::delivery::smtp::handover::Handover;
 use crate::delivery::smtp::outgoing::Outgoing;
@@ -28,13 +29,44 @@ pub use crate::delivery::smtp::connector::Connector;
 /// How long the reply to QUIT is waited for. RFC 5321 §4.1.1.10 wants it waited for; nothing depends on it.
 const QUIT_WAIT: Duration = Duration::from_secs(1);
 /// Why a connection could not be used for mail; said before any message was tried on it.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{failure}")]
 pub struct OpenFailure {
     /// What happened.
     pub failure: Failure,
+    /// The connection at that moment; none before there was one.
+    pub(in crate::delivery) ended: Option<Box<Ended>>,
+}
+
+/// What is left of a connection that could not be used.
+#[derive(Debug)]
+pub(in crate::delivery) struct Ended {
+    pub(in crate::delivery) tls: Encryption,
+    /// What was said until then.
+    pub(in crate::delivery) dialogue: Box<Dialogue>,
+}
+
+impl OpenFailure {
+    /// There was no connection.
+    pub(in crate::delivery) fn unconnected(fault: Fault) -> OpenFailure {
+        OpenFailure { failure: Failure::Dial(fault), ended: None }
+    }
+
+    /// It ended so.
+    pub(in crate::delivery) fn of(failure: Failure, connection: Connection) -> OpenFailure {
+        let Connection { tls, dialogue, .. } = connection;
+        OpenFailure { failure, ended: Some(Box::new(Ended { tls, dialogue })) }
+    }
+
     /// TLS at that moment; none before there was a connection.
-    pub tls: Option<Encryption>,
+    pub fn tls(&self) -> Option<Encryption> {
+        self.ended.as_ref().map(|ended| ended.tls)
+    }
+
+    /// What was said until then, likewise.
+    pub(in crate::delivery) fn dialogue(&self) -> Option<&Dialogue> {
+        self.ended.as_ref().map(|ended| &*ended.dialogue)
+    }
 }
 
 /// What came of one message on a connection.
@@ -73,8 +105,8 @@ pub struct Connection {
     pub(in crate::delivery) capabilities: Arc<Capabilities>,
     /// What of that is used.
     pub(in crate::delivery) profile: Profile,
-    /// For the dialogue in the debug log.
-    pub(in crate::delivery) host: String,
+    /// What was said so far.
+    pub(in crate::delivery) dialogue: Box<Dialogue>,
     pub(in crate::delivery) tls: Encryption,
     /// What is wrong with the certificate, where a policy that is being tested asks for one that holds.
     pub(in crate::delivery) refusal: Option<rustls::Error>,
@@ -102,7 +134,7 @@ impl Connection {
             wire,
             capabilities: Arc::default(),
             profile,
-            host,
+            dialogue: Box::new(Dialogue::new(host)),
             tls: Encryption::None,
             refusal: None,
             reply_timeout,
@@ -221,7 +253,8 @@ impl Connection {
         }
     }
 
-    /// Sends one command and reads its reply. `shown` stands in the debug log for what must not be read there.
+    /// Sends one command and reads its reply. `shown` stands for what nobody must read in the log or the dialogue; what
+    /// of that the reply repeats is no longer in it.
     pub(in crate::delivery) fn ask(
         &mut self,
         phase: Phase,
@@ -232,22 +265,61 @@ impl Connection {
         if self.wire.spoke_out_of_turn() {
             return Err(Fault::OutOfTurn);
         }
-        log::debug!("{} < {}", self.host, shown.unwrap_or(command).trim_end());
+        self.dialogue.sent(shown.unwrap_or(command).trim_end());
         let timeouts = Stage::of(phase).timeouts(self.reply_timeout, deadline);
         self.wire.send(command.as_bytes(), timeouts)?;
-        self.hear(phase, deadline)
+        match shown {
+            None => self.hear(phase, deadline),
+            Some(_) => self.hear_but(phase, command, deadline),
+        }
     }
 
     /// Reads the reply that the host owes in `phase`.
     pub(in crate::delivery) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
+        self.hear_but(phase, "", deadline)
+    }
+
+    /// The same; what of the reply repeats the secret at the end of `command` is left out.
+    fn hear_but(&mut self, phase: Phase, command: &str, deadline: Instant) -> Result<Reply, Fault> {
         let reply = self.wire.reply(Stage::of(phase).timeouts(self.reply_timeout, deadline))?;
-        log::debug!("{} > {reply}", self.host);
+        let reply = match without_secret(&reply.text, command) {
+            Some(text) => reply.with_text(text),
+            None => reply,
+        };
+        self.dialogue.heard(&reply);
         Ok(match phase {
             // What they say is more than an answer to be quoted.
             Phase::Ehlo | Phase::Auth => reply,
             _ => reply.cut(WORDS_BYTES_MAX),
         })
     }
+}
+
+/// A text without what it repeats of the last word of a command, from eight characters on: hosts quote commands that
+/// they do not know, in part or in other letters. None: it repeats nothing.
+fn without_secret(text: &str, command: &str) -> Option<String> {
+    let secret = command.split_ascii_whitespace().last()?.as_bytes();
+    let same = |at: usize| {
+        let pairs = text.as_bytes()[at..].iter().zip(secret);
+        pairs.take_while(|(one, other)| one.eq_ignore_ascii_case(other)).count()
+    };
+    let (mut shown, mut at, mut is_changed) = (String::new(), 0, false);
+    while let Some(next) = text[at..].chars().next() {
+        match same(at) {
+            count @ 8.. => {
+                shown.push('…');
+                // All that may still be of it: in base64 it has no spaces.
+                let is_rest = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+                let rest = text.as_bytes()[at + count..].iter().take_while(is_rest).count();
+                (at, is_changed) = (at + count + rest, true);
+            }
+            _ => {
+                shown.push(next);
+                at += next.len_utf8();
+            }
+        }
+    }
+    is_changed.then_some(shown)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl Connector {
         deadline: Instant,
     ) -> Result<Opened, OpenFailure> {
         let wire = self.dial(endpoint.clone(), &mut VecDeque::new(), deadline).wire;
-        let wire = wire.map_err(|fault| OpenFailure { failure: Failure::Dial(fault), tls: None })?;
+        let wire = wire.map_err(OpenFailure::unconnected)?;
         self.open_on(wire, endpoint, profile, deadline)
     }
 
@@ -147,7 +147,7 @@ impl Connector {
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(hello) {
             Ok(tls) => Ok(Opened { connection: opening.connection, tls }),
-            Err(failure) => Err(OpenFailure { failure, tls: Some(opening.connection.tls) }),
+            Err(failure) => Err(OpenFailure::of(failure, opening.connection)),
         }
     }
 
@@ -169,7 +169,7 @@ impl Connector {
         let mut opening = Opening { connector: self, connection, endpoint, name, deadline };
         match opening.run(None) {
             Ok(_) => Ok(opening.connection),
-            Err(failure) => Err(OpenFailure { failure, tls: Some(opening.connection.tls) }),
+            Err(failure) => Err(OpenFailure::of(failure, opening.connection)),
         }
     }
 }
@@ -284,13 +284,23 @@ impl Opening<'_> {
             let mismatch = if let Fault::Tls(error) = &fault { Mismatch::in_error(error) } else { None };
             Failure::Tls(mismatch.map_or_else(|| TlsFailure::Handshake(fault), TlsFailure::Dane))
         })?;
-        self.connection.tls = trust.describe(&handshake, tls, &name);
+        let (encryption, refusal) = trust.describe(&handshake, tls, &name);
+        self.connection.tls = encryption;
+        let cipher = tls.negotiated_cipher_suite().map(|suite| suite.suite());
+        let resumed = match tls.handshake_kind() {
+            Some(rustls::HandshakeKind::Resumed) => ", session resumed",
+            _ => "",
+        };
+        let unverified = match &refusal {
+            Some(why) => format!(", not verified: {why}"),
+            None => String::new(),
+        };
+        let cipher = cipher.and_then(|cipher| cipher.as_str()).unwrap_or("another cipher");
+        let dialogue = &mut self.connection.dialogue;
+        dialogue.note(format_args!("TLS: {encryption}, {cipher}{resumed}{unverified}"));
         // For the reports on TLS: nothing is enforced.
-        if self.endpoint.policy == TlsPolicy::StsTesting && !self.connection.tls.is_verified() {
-            self.connection.refusal = trust.refusal(tls, &name);
-        }
-        if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-            log::debug!("{}: TLS session resumed", self.endpoint.host);
+        if self.endpoint.policy == TlsPolicy::StsTesting && !encryption.is_verified() {
+            self.connection.refusal = refusal.or_else(|| trust.refusal(tls, &name));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! about the mail, and behind the last reply.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::mail::{Phase, Reply};
@@ -124,7 +125,11 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         transaction.write_behind_end(&mut self.connection.out);
         let began = self.connection.wire.begin_content().and_then(|()| silent(&mut self.connection.wire));
         let sent = match began {
-            Ok(()) => self.write_end(commands, end),
+            Ok(()) => {
+                self.note(0..commands);
+                self.note(end..self.connection.out.len());
+                self.write_end(end)
+            }
             Err(fault) => Err(Unsent::Wire(fault)),
         };
         match sent {
@@ -179,15 +184,14 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     }
 
     fn write(&mut self, commands: usize) -> Result<(), Fault> {
-        self.log(commands);
+        self.note(0..commands);
         let connection = &mut *self.connection;
         let timeouts = Stage::of(Phase::Mail).timeouts(connection.reply_timeout, self.deadline);
         connection.wire.send(&connection.out, timeouts)
     }
 
-    /// Writes `out`, which begins with so many bytes of commands; the content in it ends at `end`.
-    fn write_end(&mut self, commands: usize, end: usize) -> Result<(), Unsent> {
-        self.log(commands);
+    /// Writes `out`; the content in it ends at `end`.
+    fn write_end(&mut self, end: usize) -> Result<(), Unsent> {
         let connection = &mut *self.connection;
         let timeouts = Stage::SENDING_CONTENT.timeouts(connection.reply_timeout, self.deadline);
         let mut taken = 0;
@@ -195,13 +199,10 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         sent.map_err(|fault| Unsent::of_end(fault, taken, end))
     }
 
-    fn log(&self, commands: usize) {
-        let connection = &*self.connection;
-        if log::log_enabled!(log::Level::Debug) {
-            for line in String::from_utf8_lossy(&connection.out[..commands]).lines() {
-                log::debug!("{} < {line}", connection.host);
-            }
-        }
+    /// Has commands in `out` noted.
+    fn note(&mut self, commands: Range<usize>) {
+        let Connection { dialogue, out, .. } = &mut *self.connection;
+        String::from_utf8_lossy(&out[commands]).lines().for_each(|line| dialogue.sent(line));
     }
 
     /// Feeds the transaction with the replies it waits for. Where the commands could not be `sent`, the
@@ -234,7 +235,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
 
     /// All was answered: looks for a reply that is too many.
     fn look_behind(&mut self, transaction: &mut Transaction<'_>) {
-        let wire = &mut self.connection.wire;
+        let Connection { wire, dialogue, .. } = &mut *self.connection;
         if let Some(quit) = transaction.has_quit() {
             let deadline = self.deadline.min(Instant::now() + ODD_QUIT_WAIT);
             let (mut code, mut behind) = (quit.code, Vec::new());
@@ -242,6 +243,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
                 let wait = if matches!(code, 221 | 421) { QUIT_WAIT } else { ODD_QUIT_WAIT };
                 match wire.reply(Timeouts { wait, deadline }) {
                     Ok(reply) if behind.len() < BEHIND_QUIT_MAX => {
+                        dialogue.heard(&reply);
                         code = reply.code;
                         behind.push(reply.cut(WORDS_BYTES_MAX));
                     }
@@ -261,7 +263,9 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
     fn last_words(&mut self) -> Option<Reply> {
         let wait = LAST_WORDS_WAIT.min(self.connection.reply_timeout);
         let timeouts = Timeouts { wait, deadline: self.deadline };
-        self.connection.wire.reply(timeouts).ok().map(|reply| reply.cut(WORDS_BYTES_MAX))
+        let reply = self.connection.wire.reply(timeouts).ok()?.cut(WORDS_BYTES_MAX);
+        self.connection.dialogue.heard(&reply);
+        Some(reply)
     }
 
     fn send_content(&mut self, transaction: &Transaction<'_>) -> Result<(), Unsent> {
@@ -276,6 +280,7 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
             stuffer.stuff(piece, out, &mut write)?;
         }
         stuffer.finish(out);
+        self.connection.dialogue.sent("(the content, and its final dot)");
         self.end(transaction)
     }
 
@@ -285,7 +290,8 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         transaction.write_behind_end(&mut self.connection.out);
         (self.before_end)(&transaction.undecided_recipients()).map_err(Unsent::Ours)?;
         silent(&mut self.connection.wire).map_err(Unsent::Wire)?;
-        self.write_end(0, end)
+        self.note(end..self.connection.out.len());
+        self.write_end(end)
     }
 
     /// As `send_content`, one chunk by BDAT. `answers_due`: replies to earlier ones may come meanwhile.
@@ -297,9 +303,9 @@ impl<'a, 's, 'c> Handover<'a, 's, 'c> {
         answers_due: bool,
     ) -> Result<(), Unsent> {
         let timeouts = Stage::SENDING_CONTENT.timeouts(self.connection.reply_timeout, self.deadline);
-        let Connection { wire, out, host, .. } = &mut *self.connection;
+        let Connection { wire, out, dialogue, .. } = &mut *self.connection;
         wire.begin_content().map_err(Unsent::Wire)?;
-        log::debug!("{host} < BDAT {bytes}{}", if last { " LAST" } else { "" });
+        dialogue.sent(&format!("BDAT {bytes}{}", if last { " LAST" } else { "" }));
         out.clear();
         let mut chunk = Chunk::begin(bytes, last, out);
         while chunk.left() > 0 {

@@ -6,6 +6,7 @@ pub(in crate::delivery) mod commands;
 pub mod connection;
 pub(in crate::delivery) mod connector;
 pub(in crate::delivery) mod dial;
+pub(in crate::delivery) mod dialogue;
 pub mod ehlo_names;
 pub mod endpoint;
 pub mod failure;

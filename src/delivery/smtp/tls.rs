@@ -246,17 +246,21 @@ impl Trust {
         handshake: &Handshake,
         connection: &ClientConnection,
         name: &ServerName<'_>,
-    ) -> Encryption {
+    ) -> (Encryption, Option<rustls::Error>) {
+        let mut refusal = None;
         let peer = match handshake.any.as_ref().and_then(|any| any.unchecked()) {
             Some(why) => Peer::Unchecked(why),
             None if handshake.by_dane => Peer::Dane,
-            None if self.refusal(connection, name).is_none() => Peer::Verified,
-            None => Peer::Unverified,
+            None => {
+                refusal = self.refusal(connection, name);
+                if refusal.is_none() { Peer::Verified } else { Peer::Unverified }
+            }
         };
-        match Encryption::of_version(connection.protocol_version()) {
+        let encryption = match Encryption::of_version(connection.protocol_version()) {
             Encryption::Tls { version, .. } => Encryption::Tls { version, peer },
             Encryption::None => Encryption::None,
-        }
+        };
+        (encryption, refusal)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::queue::admin::{Line, Shown, StoryLine, Try};
+use crate::queue::admin::{DialogueLine, Line, Shown, StoryLine, Try};
 
 use super::html::{Html, counted};
 
@@ -12,11 +12,13 @@ const RECIPIENTS_MAX: usize = 200;
 const TRIES_MAX: usize = 50;
 /// Lines of its story that are shown.
 const STORY_MAX: usize = 500;
+/// Dialogues that are shown.
+const DIALOGUES_MAX: usize = 20;
 /// What stands first of what is known of a message; what else there is follows.
 const FIRST: [&str; 8] = ["sender", "user", "client", "helo", "subject", "received", "expires", "size"];
 
 /// What stands between the tags of the body.
-pub(super) fn body(shown: &Shown, now: i64) -> Html {
+pub(super) fn body(shown: &Shown, dialogues: &[DialogueLine], now: i64) -> Html {
     let mut html = Html::default();
     html.raw("<header><h1>").text(&shown.queue_id).raw("</h1><p class=\"state ");
     match &shown.message {
@@ -43,6 +45,7 @@ pub(super) fn body(shown: &Shown, now: i64) -> Html {
         html.raw("<section><p class=\"soft\">").text(&words).raw("</p></section>");
     }
     story(&mut html, &shown.story);
+    said(&mut html, dialogues);
     if let Some(header) = &shown.header {
         html.raw("<section><h2>Header</h2><pre>");
         // Line by line: what ends a line is the only control that is kept.
@@ -72,6 +75,36 @@ fn story(html: &mut Html, lines: &[StoryLine]) {
     if more > 0 {
         let more = counted(u64::try_from(more).unwrap_or(u64::MAX), "more line");
         html.raw("<p class=\"soft\">and ").text(&more).raw(": postrider queue show</p>");
+    }
+    html.raw("</section>");
+}
+
+/// What was said in the last failed attempts, folded.
+fn said(html: &mut Html, dialogues: &[DialogueLine]) {
+    if dialogues.is_empty() {
+        return;
+    }
+    html.raw("<section><h2>Dialogue of the last failed attempt</h2>");
+    for DialogueLine { at, recipients, dialogue } in dialogues.iter().take(DIALOGUES_MAX) {
+        html.raw("<details><summary>").text(at).raw(" UTC \u{b7} ");
+        html.text(recipients.first().map_or("", String::as_str));
+        let more = recipients.len().saturating_sub(1);
+        if more > 0 {
+            html.text(&format!(
+                " and {}",
+                counted(u64::try_from(more).unwrap_or(u64::MAX), "more recipient")
+            ));
+        }
+        html.raw("</summary><pre>");
+        for line in dialogue.lines() {
+            html.text(line).raw("\n");
+        }
+        html.raw("</pre></details>");
+    }
+    let more = dialogues.len().saturating_sub(DIALOGUES_MAX);
+    if more > 0 {
+        let more = counted(u64::try_from(more).unwrap_or(u64::MAX), "more attempt");
+        html.raw("<p class=\"soft\">and ").text(&more).raw(": postrider queue show --dialogue</p>");
     }
     html.raw("</section>");
 }

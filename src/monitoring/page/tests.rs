@@ -6,8 +6,8 @@ use super::snapshot::{LaneLine, Snapshot, Waiting, go_on, waiting};
 use super::*;
 use crate::mail::Domain;
 use crate::queue::admin::{
-    DomainWaiting, FailureGroup, FinishedMessage, Line, MinuteCount, PolicyCount, Shown, ShownLabels,
-    StoryLine,
+    DialogueLine, DomainWaiting, FailureGroup, FinishedMessage, Line, MinuteCount, PolicyCount, Shown,
+    ShownLabels, StoryLine,
 };
 use crate::queue::admin::{ShownRecipient, Try};
 use crate::queue::{BackoffRow, HostSetting, Setting};
@@ -162,7 +162,12 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         story: vec![told],
         header,
     };
-    let page = message::body(&shown, NOW).into_string();
+    let dialogue = DialogueLine {
+        at: "2026-01-02 03:00:00".to_owned(),
+        recipients: vec![HOSTILE.to_owned(); 3],
+        dialogue: format!("{HOSTILE}\n      7  S: 450 {HOSTILE}"),
+    };
+    let page = message::body(&shown, &vec![dialogue; 30], NOW).into_string();
     assert_harmless(&page, 1000);
     for words in [
         "finished",
@@ -170,6 +175,9 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         "2 attempts \u{b7} next try 2026-01-02 04:00:00 UTC",
         "TLS TLSv1.3 verified (policy dane)",
         "(local) ",
+        " and 2 more recipients</summary><pre>",
+        "\n      7  S: 450 ",
+        "and 10 more attempts: postrider queue show --dialogue",
         "and 50 more recipients: postrider queue show 1K6XQ3V8T4D",
         "\nTo: you\n",
     ] {

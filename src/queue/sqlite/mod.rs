@@ -13,6 +13,7 @@ pub(super) mod by_hand;
 mod checkpoints;
 mod clock_set_back;
 mod counts;
+mod dialogues;
 mod due;
 mod failure;
 mod files;

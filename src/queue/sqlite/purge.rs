@@ -1,10 +1,11 @@
-//! Forgets history, kicks, counted reports, policies and TLS results that are old enough, a small part at a time.
+//! Forgets history, dialogues, kicks, counted reports, policies and TLS results that are old enough, a small part at a
+//! time.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use super::{host_settings, odd, sts_policies, tls_reports};
+use super::{dialogues, host_settings, odd, sts_policies, tls_reports};
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -96,6 +97,7 @@ fn delete_old(conn: &Connection, now: i64, keep_secs: i64) -> Result<bool> {
             "DELETE FROM reports WHERE id IN (SELECT id FROM reports WHERE id < ?1 ORDER BY id LIMIT ?2)",
             counted_from,
         )?
+        || dialogues::delete_old(conn, kept_from, ROWS)?
         || host_settings::delete_unused(conn, now, ROWS)?
         || sts_policies::delete_expired(conn, now, ROWS)?)
 }

@@ -284,7 +284,7 @@ mod tests {
                 Ok(recovered) => recovered,
                 // The schema itself: it stands on the first pages.
                 Err(error) => {
-                    assert!(page < 50 && error.to_string().contains("restore a backup"), "{page}: {error}");
+                    assert!(page < 60 && error.to_string().contains("restore a backup"), "{page}: {error}");
                     continue;
                 }
             };

@@ -10,6 +10,7 @@ use crate::queue::contract::Effect;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
 
+use super::dialogues::Dialogues;
 use super::replies;
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
@@ -48,6 +49,7 @@ pub(super) struct Settle<'c> {
     retry: Statement<'c>,
     hold: Statement<'c>,
     set_doubt: Statement<'c>,
+    dialogues: Dialogues,
 }
 
 impl<'c> Settle<'c> {
@@ -56,8 +58,9 @@ impl<'c> Settle<'c> {
             conn,
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, tls_policy, dkim, phase, code,
-                                       enhanced, reply, outcome, reply_source, reply_id, source_address)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                       enhanced, reply, outcome, reply_source, reply_id, source_address,
+                                       dialogue_id)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_history: conn.prepare(INSERT_HISTORY)?,
             correct_removed: conn.prepare(
@@ -83,6 +86,7 @@ impl<'c> Settle<'c> {
             )?,
             hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_reply_source = 'local' WHERE id = ?1")?,
             set_doubt: conn.prepare("UPDATE recipients SET in_doubt_since = ?2 WHERE id = ?1")?,
+            dialogues: Dialogues::default(),
         })
     }
 
@@ -122,11 +126,24 @@ impl<'c> Settle<'c> {
             }
             settled.push((row.recipient, next));
         }
+        self.dialogue(outcomes, is_full)?;
         let is_gone = one_finished && self.delete_message.execute([outcomes.message.id.0])? > 0;
         if is_gone {
             self.delete_content.execute([outcomes.message.id.0])?;
         }
         Ok(Effect::Settled { next: settled, is_gone })
+    }
+
+    /// What was said, where it failed for somebody: not on a disk that has no room for it.
+    fn dialogue(&mut self, outcomes: &Outcomes, is_full: bool) -> Result<()> {
+        let attempts = outcomes.results.iter().filter_map(|row| row.attempt.as_ref());
+        let id = attempts.filter_map(|attempt| attempt.dialogue_id).next();
+        match (id, &outcomes.dialogue) {
+            (Some(id), Some(text)) if !is_full => {
+                self.dialogues.keep(self.conn, id, outcomes.message.id, text)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The recipient waits on; gives the time of its next try, none when it is held or was removed.
@@ -220,6 +237,7 @@ impl<'c> Settle<'c> {
                 a.reply_source,
                 reply_id,
                 a.source_address,
+                a.dialogue_id,
             ])
             .map(drop)
     }

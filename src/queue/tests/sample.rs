@@ -67,6 +67,7 @@ pub(in crate::queue) fn settlement(
         pending_reports: vec![],
         expanded_told: false,
         tls_sessions: vec![],
+        dialogue: None,
     }
 }
 

@@ -169,6 +169,7 @@ fn outcome(shared: &Shared) -> Op {
         pending_reports,
         expanded_told: false,
         tls_sessions: vec![],
+        dialogue: None,
     };
     Op::Settle(Box::new(Outcomes::new(settlement, shared.ids(), 0, &shared.cache)))
 }

@@ -220,6 +220,7 @@ fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_w
             pending_reports,
             expanded_told: false,
             tls_sessions: Vec::new(),
+            dialogue: None,
         });
         scheduler.finished(&job, &failing(), &[]);
         queue.barrier().unwrap();

@@ -126,7 +126,9 @@ fn with_many(relay: &Relay) {
 #[test]
 fn users_and_tags_are_found_and_selected_in_the_case_that_they_have() {
     let (_world, _hosts, relay) = waiting();
-    relay.db_for_writing().execute("UPDATE messages SET user = 'app', tag = 'Shop/1' WHERE sender LIKE 'other%'", []);
+    relay
+        .db_for_writing()
+        .execute("UPDATE messages SET user = 'app', tag = 'Shop/1' WHERE sender LIKE 'other%'", []);
     for (filter, wanted) in [
         (&["--tag", "Shop/1"][..], 1),
         (&["--tag", "shop/1"], 0),

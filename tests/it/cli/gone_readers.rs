@@ -35,6 +35,8 @@ const COMMANDS: &[&str] = &[
     "report --since yesterday --json",
     "queue show ID",
     "queue show ID --json",
+    "queue show ID --dialogue",
+    "queue show ID --dialogue --json",
     "queue kick --all",
     "queue hold --all",
     "queue release --all",

@@ -146,7 +146,7 @@ impl Opener {
         opened.map(|opened| opened.connection).map_err(|not| {
             let context = RulingContext { relay: endpoint.relay, ..RulingContext::default() };
             let outcome = rule(&not.failure, &context).outcome;
-            NotOpened { phase: not.failure.phase(), reply: not.failure.reply(), tls: not.tls, outcome }
+            NotOpened { phase: not.failure.phase(), reply: not.failure.reply(), tls: not.tls(), outcome }
         })
     }
 }

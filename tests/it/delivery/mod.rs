@@ -5,6 +5,7 @@ pub mod bdat;
 mod binary;
 mod capabilities_missing;
 pub mod connection;
+mod dialogue;
 pub mod dkim;
 mod dns;
 pub mod dns_corners;

@@ -57,7 +57,16 @@ fn what_hosts_and_clients_said_is_on_the_pages_and_none_of_it_is_markup() {
         assert!(page.contains("&lt;script&gt;") && page.contains("\\xE2\\x80\\xAE"), "{name}: {page}");
     }
     assert!(status.contains("1 in the last hour") && status.contains(&format!("/message/{id}")), "{status}");
-    for words in ["waiting", "1 attempt", "at rcpt", "&lt;s&gt;&#39;&amp;", "&lt;u&gt;", "<h2>Header</h2>"] {
+    for words in [
+        "waiting",
+        "1 attempt",
+        "at rcpt",
+        "&lt;s&gt;&#39;&amp;",
+        "&lt;u&gt;",
+        "<h2>Header</h2>",
+        "<details><summary>",
+        "C: RCPT TO:",
+    ] {
         assert!(message.body.contains(words), "{words}: {}", message.body);
     }
     for path in ["/message/", "/message/../../etc/passwd", "/message/00000000001", "/message/%3Cscript%3E"] {

@@ -166,18 +166,32 @@ impl AttemptState<'_> {
                 self.note_tls(endpoint, source, &opened, is_first);
                 opened
             }
-            Start::Dialled(Err(fault)) => Err(OpenFailure { failure: Failure::Dial(fault), tls: None }),
+            Start::Dialled(Err(fault)) => Err(OpenFailure::unconnected(fault)),
         };
         let Opened { mut connection, tls } = match opened {
             Ok(opened) if self.requires_tls && !opened.connection.keeps_require_tls() => {
                 let encryption = opened.connection.tls();
-                opened.connection.quit();
                 let failure = Failure::RequireTls(RequireTls::NotOffered);
+                self.begun.keep_dialogue(
+                    endpoint,
+                    source,
+                    Some(&opened.connection.dialogue),
+                    Some(failure.reply()),
+                );
+                opened.connection.quit();
                 let evidence = Evidence { tls: opened.tls, ..Evidence::unopened(failure.clone()) };
                 return (evidence, Some(provisional(failure, endpoint, Some(encryption), source)), None);
             }
             Ok(opened) => opened,
-            Err(OpenFailure { failure, tls }) => {
+            Err(unopened) => {
+                let tls = unopened.tls();
+                self.begun.keep_dialogue(
+                    endpoint,
+                    source,
+                    unopened.dialogue(),
+                    Some(unopened.failure.reply()),
+                );
+                let failure = unopened.failure;
                 let evidence = Evidence::unopened(failure.clone());
                 return (evidence, Some(provisional(failure, endpoint, tls, source)), None);
             }
@@ -320,6 +334,7 @@ impl AttemptState<'_> {
         endpoint: &Endpoint,
         slot: Option<&Slot>,
     ) -> (Evidence, Option<HostFailure>) {
+        connection.dialogue.begin_message();
         let mut evidence = Evidence::opened(TlsResult::Unused);
         let failed = loop {
             let mut remaining = self.unanswered();
@@ -358,7 +373,25 @@ impl AttemptState<'_> {
             }
         };
         let failed = failed.and_then(|failed| self.recall_or_defer(failed));
+        self.keep_dialogue_of_failure(connection, endpoint, failed.as_ref());
         (self.complete(evidence, connection, failed.as_ref()), failed)
+    }
+
+    /// Keeps what was said where it did not go well.
+    fn keep_dialogue_of_failure(
+        &self,
+        connection: &Connection,
+        endpoint: &Endpoint,
+        failed: Option<&HostFailure>,
+    ) {
+        let mut not_taken = self.answers.iter().flatten().filter(|answer| !answer.is_taken());
+        let reply = match failed {
+            Some(failed) => Some(failed.failure.reply()),
+            None => not_taken.next_back().map(|answer| answer.reply.clone()),
+        };
+        if reply.is_some() {
+            self.begun.keep_dialogue(endpoint, connection.wire.source(), Some(&connection.dialogue), reply);
+        }
     }
 
     /// The evidence with what is known only once the last transaction is over.

@@ -206,6 +206,7 @@ impl<'a> AttemptState<'a> {
         let failure = Failure::Dial(fault);
         let ruling = rule(&failure, &RulingContext { relay: endpoint.relay, ..RulingContext::default() });
         let failed = HostFailure::new(failure, ruling, Place::at(endpoint, None));
+        self.begun.keep_dialogue(endpoint, None, None, Some(failed.failure.reply()));
         maillog::host_trouble(
             self.message.id,
             &endpoint.host,

@@ -96,7 +96,10 @@ mod tests {
         assert_eq!(found(Wanted::Tag("shop".to_owned()), 9), "W3 W2 W1 H3 H2 H1");
         assert_eq!(found(Wanted::Tag("shop".to_owned()), 4), "W3 W2 W1 H3");
         assert_eq!(found(Wanted::Tag("sh*".to_owned()), 4), "W3 W2 W1 H3");
-        assert_eq!((found(Wanted::Tag("SHOP".to_owned()), 4), found(Wanted::Tag("Sh*".to_owned()), 4)), Default::default());
+        assert_eq!(
+            (found(Wanted::Tag("SHOP".to_owned()), 4), found(Wanted::Tag("Sh*".to_owned()), 4)),
+            Default::default()
+        );
         assert_eq!(subject("YOUR"), "W3 W2 W1 H3 H2 H1");
         assert_eq!(subject("your "), "W2 W1 H2 H1");
         assert_eq!(subject("*4711*"), "W1 H1");

@@ -3,7 +3,6 @@
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter};
 
 use crate::mail::header::header_of;
-use crate::queue::{MessageId, RecipientId};
 use crate::queue::admin_rows::{
     DomainLine, End, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
     ShownRecipient, Summary, Try,
@@ -12,6 +11,7 @@ use crate::queue::filter::Filter;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::{message, odd};
+use crate::queue::{MessageId, RecipientId};
 
 use super::story::story;
 
@@ -51,11 +51,8 @@ pub(super) fn selected(conn: &Connection, filter: &Filter, of: &str, limit: u32)
         .query_map(params_from_iter(&condition.values), id)?
         .collect::<Result<Vec<(MessageId, RecipientId)>>>()?;
     ids.sort_unstable();
-    let lanes = moment.query_row(
-        &condition.count_lanes(of),
-        params_from_iter(&condition.values),
-        |row| row.get(0),
-    )?;
+    let lanes = moment
+        .query_row(&condition.count_lanes(of), params_from_iter(&condition.values), |row| row.get(0))?;
     let sql = format!(
         "SELECT * FROM ({QUEUE_LINES}) WHERE recipient_id IN (SELECT value FROM json_each(?1))
          ORDER BY message_id, recipient_id"

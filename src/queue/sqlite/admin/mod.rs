@@ -17,8 +17,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, Changed, ConfigInUse, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine, Order,
-    Selected, Shown, Summary,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    OldestLine, Order, Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -33,8 +33,8 @@ use super::failure::{explain, is_full};
 use super::files::{may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, filter, host_settings, integrity, logins, migrate, operator_log, routes, space,
-    sts_policies, tls_results,
+    backoffs, counts, dialogues, filter, host_settings, integrity, logins, migrate, operator_log, routes,
+    space, sts_policies, tls_results,
 };
 
 #[cfg(test)]
@@ -148,6 +148,10 @@ impl AdminStore for Admin {
 
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError> {
         self.try_to(|conn| look::show(conn, id))
+    }
+
+    fn dialogues(&self, id: MessageId) -> Result<Vec<DialogueLine>, QueueError> {
+        self.try_to(|conn| dialogues::of_message(conn, id))
     }
 
     fn summary_of(&self, filter: &Filter, limit: u32) -> Result<Summary, QueueError> {

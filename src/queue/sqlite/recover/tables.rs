@@ -9,7 +9,7 @@ use crate::queue::admin_rows::RecoveredTable;
 /// A table, the column along which it is read, and where else its keys (or numbers near them) can be read.
 pub(super) type Table = (&'static str, &'static str, &'static [&'static str]);
 /// What was arriving is nobody's yet, and routes are written at each start.
-pub(super) const TABLES: [Table; 17] = [
+pub(super) const TABLES: [Table; 18] = [
     (
         "messages",
         "rowid",
@@ -22,6 +22,7 @@ pub(super) const TABLES: [Table; 17] = [
     ("recipients", "rowid", &["SELECT id FROM recipients INDEXED BY recipients_of_message"]),
     ("content", "rowid", &["SELECT rowid FROM content INDEXED BY sqlite_autoindex_content_1"]),
     ("attempts", "rowid", &["SELECT id FROM attempts INDEXED BY attempts_of_recipient"]),
+    ("dialogues", "rowid", &["SELECT dialogue_id FROM attempts NOT INDEXED"]),
     ("replies", "rowid", &["SELECT id FROM replies INDEXED BY sqlite_autoindex_replies_1"]),
     // Ids of a message's recipients are those that follow its own.
     ("history", "message_id", &["SELECT recipient_id FROM attempts INDEXED BY attempts_of_recipient"]),

@@ -13,13 +13,14 @@ use crate::queue::sqlite::sweep;
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 19] = [
+const VICTIMS: [(&str, &str); 20] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
     ("partial_messages", "message_id = 99"),
     ("attempts", "recipient_id = 11"),
     ("replies", "id = 1"),
+    ("dialogues", "id = 12"),
     ("operator_log", "id = 1"),
     ("history", "recipient_id = 31"),
     ("backoffs", "lane = 'victim.test'"),
@@ -45,8 +46,9 @@ const ROWS: &str = "
            (22, 20, 'me@good.test', 'good.test', 5000, NULL, NULL);
     INSERT INTO content (message_id, seq, data) VALUES (10, 0, x'780d0a'), (20, 0, x'780d0a');
     INSERT INTO partial_messages (message_id) VALUES (99);
-    INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome)
-    VALUES (12, 11, 1000, 5, 'rcpt', 451, '451 later', 'deferred');
+    INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome, dialogue_id)
+    VALUES (12, 11, 1000, 5, 'rcpt', 451, '451 later', 'deferred', 12);
+    INSERT INTO dialogues VALUES (12, 10, 'mx.victim.test [192.0.2.1]:25');
     INSERT INTO replies VALUES (1, '451 later');
     INSERT INTO operator_log VALUES (1, 1000, 'hold', 'victim.test', 1, 'ann', 1000, 1);
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at, attempts, size)

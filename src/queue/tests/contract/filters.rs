@@ -316,7 +316,10 @@ pub(super) fn a_change_can_end_between_two_parts(site: Site) {
     let admin = site.place.admin();
     let all = Filter::all();
     let selected = admin.select(Action::Hold, &all, 3).unwrap();
-    assert_eq!((selected.recipients, selected.messages, selected.lanes, selected.first.len()), (2_500, 1, 1, 3));
+    assert_eq!(
+        (selected.recipients, selected.messages, selected.lanes, selected.first.len()),
+        (2_500, 1, 1, 3)
+    );
     let order = Order { action: Action::Hold, which: &all, these: &selected.ids, login: "ann", uid: 1000 };
     let parts = std::cell::Cell::new(0);
     let changed = admin.change(&order, &|| parts.replace(parts.get() + 1) < 2);

@@ -4,6 +4,7 @@
 //! A rule is a function of a [`Site`]; `each_store!` makes it a test for each store. What only one store has (its
 //! tables, its locks, its errors) is tested beside that store.
 
+mod dialogues;
 mod due;
 mod filters;
 mod messages;
@@ -75,6 +76,8 @@ each_store! {
         an_intent_to_send_the_dot_outlives_the_process
         a_quota_is_never_exceeded_and_what_is_gone_makes_room
         handling_comes_back_as_it_was_given;
+    dialogues:
+        what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for;
     due:
         a_page_can_end_inside_one_second
         expired_ones_are_found_and_held_ones_are_not

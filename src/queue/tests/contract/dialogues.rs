@@ -1,0 +1,33 @@
+//! What was said in failed attempts.
+
+use super::*;
+use crate::queue::admin::Filter;
+
+pub(super) fn what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for(site: Site) {
+    let due = site.accept(&["a@example.com", "b@example.com", "c@example.com"]);
+    let fresh = due[0].fresh.clone().unwrap();
+    let settle = |results: &[(usize, NextState)], dialogue: &str| {
+        let results = results.iter().map(|(at, next)| (due[*at].recipient, *next)).collect();
+        let dialogue = (!dialogue.is_empty()).then(|| dialogue.to_owned());
+        site.queue.settle(Settlement { dialogue, ..settlement(&fresh, results) });
+        site.settled();
+    };
+    let said = || -> Vec<String> {
+        let lines = site.place.admin().dialogues(fresh.id).unwrap();
+        lines.iter().map(|line| format!("{}: {}", line.recipients.join(" "), line.dialogue)).collect()
+    };
+    settle(&[(0, NextState::Retry(9))], "");
+    assert_eq!(said(), [""; 0]);
+    settle(&[(0, DELIVERED), (1, NextState::Retry(9)), (2, NextState::Hold)], "S: 451 4.7.1 later");
+    assert_eq!(said(), ["b@example.com c@example.com: S: 451 4.7.1 later"]);
+    // The last of each; what goes well changes nothing.
+    settle(&[(1, NextState::Retry(9))], "S: 452 4.2.2 full");
+    settle(&[(2, DELIVERED)], "");
+    let both = ["c@example.com: S: 451 4.7.1 later", "b@example.com: S: 452 4.2.2 full"];
+    assert_eq!(said(), both);
+    // Of a message that is finished, as of one that waits.
+    site.place.admin().remove(&Filter::message(fresh.id)).unwrap();
+    assert_eq!(said(), both);
+    assert_eq!(site.place.admin().dialogues(MessageId(7)).unwrap(), []);
+    site.is_well();
+}
