@@ -136,6 +136,6 @@ mod tests {
         assert_eq!(logged(), (false, "1:1000 1:1".to_owned()));
         end(&conn, 1).unwrap();
         assert_eq!(logged(), (false, "1:1000 1:1".to_owned()));
-        assert_eq!(logged().0, false);
+        assert!(!logged().0);
     }
 }
