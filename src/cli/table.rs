@@ -15,8 +15,22 @@ const COLUMNS: usize = 80;
 /// Between two cells.
 const GAP: usize = 2;
 /// Columns that lose what does not fit, by their heads. All others are whole: ids, numbers, times, states.
-const CUT: [&str; 11] =
-    ["SENDER", "RECIPIENT", "LAST REPLY", "REPLY", "SAID", "DOMAIN", "LANE", "HOST", "FOR", "USER", "REASON"];
+const CUT: [&str; 14] = [
+    "SENDER",
+    "RECIPIENT",
+    "LAST REPLY",
+    "REPLY",
+    "SAID",
+    "DOMAIN",
+    "LANE",
+    "HOST",
+    "FOR",
+    "USER",
+    "REASON",
+    "WHY",
+    "REFUSED BY",
+    "THROTTLED",
+];
 /// What is left of such a column.
 const CUT_TO_MIN: usize = 6;
 
@@ -39,6 +53,11 @@ impl Look {
             columns: Some(terminal_columns().unwrap_or(COLUMNS)),
             is_coloured: takes_colour(&word("NO_COLOR"), &word("TERM")),
         }
+    }
+
+    /// Without colour, for a screen of so many columns.
+    pub(super) fn of_width(columns: usize) -> Look {
+        Look { columns: Some(columns), is_coloured: false }
     }
 
     /// Sets a line off from what is below it.
@@ -130,7 +149,7 @@ fn fit(widths: &mut [usize], head: &[&str], columns: usize) {
 }
 
 /// At most so many columns of it, the last one `…` where something is missing.
-fn cut(text: &str, columns: usize) -> String {
+pub(super) fn cut(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }

@@ -43,19 +43,30 @@ pub(super) fn change(
     if !selection.yes && selected.recipients > ASKED_ABOVE && !is_wanted(action, &selected)? {
         return Err(QueueCommandError::NotWanted);
     }
-    let unknown = unknown(&admin, &filter, &selected)?;
-    let unknown = match unknown {
+    let unknown = match unknown(&admin, &filter, &selected)? {
         Some(unknown) if selected.ids.is_empty() => return Err(unknown),
         unknown => unknown,
     };
     let made = make(&admin, action, &filter, &selected)?;
+    // A kick or a release is no resume.
+    let suspended = match action {
+        Action::Kick | Action::Release => admin.suspended_of(&filter)?,
+        Action::Hold | Action::Remove | Action::Bounce => 0,
+    };
     if selection.json {
-        let answer = serde_json::json!({
+        let mut answer = serde_json::json!({
             "action": action.as_str(), "recipients": made.recipients, "left": made.left
         });
+        if suspended > 0 {
+            answer["suspended"] = suspended.into();
+        }
         out.write_all(json_line(&answer).as_bytes())?;
     } else if made.why.is_none() {
-        out.write_all(format!("{}{}\n", made.text(action), made.of_the_others()).as_bytes())?;
+        let mut answer = format!("{}{}\n", made.text(action), made.of_the_others());
+        if suspended > 0 {
+            answer += &format!("({suspended} of them still suspended: `postrider queue suspensions`)\n");
+        }
+        out.write_all(answer.as_bytes())?;
     }
     let done = format!("{} of {}", made.text(action), selected.recipients);
     match made.why {
@@ -191,6 +202,6 @@ fn numbers(selected: &Selected) -> String {
     )
 }
 
-fn number(number: i64, what: &str) -> String {
+pub(super) fn number(number: i64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
