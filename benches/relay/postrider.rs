@@ -17,7 +17,7 @@ use crate::sink::Sink;
 use crate::stream::Keys;
 
 /// Started, with a fresh queue on disk. At most `connections` to each destination.
-pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Option<Peer> {
+pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize, is_watched: bool) -> Option<Peer> {
     let (directory, sink) = (directory(), shape.sink(keys));
     let mut config = format!("[delivery]\nconnections_per_destination = {connections}\n");
     let path = |name: &str| directory.path().join(name);
@@ -28,7 +28,7 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         None => config.push_str(&by_route(shape, &sink)),
     }
     config.push_str(&signing(directory.path()));
-    let metrics = std::env::var("METRICS").is_ok_and(|value| value == "1").then(free_port);
+    let metrics = is_watched.then(free_port);
     config.push_str(
         &metrics.map_or_else(String::new, |port| format!("[metrics]\nlisten = [\"127.0.0.1:{port}\"]\n")),
     );

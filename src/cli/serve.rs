@@ -20,7 +20,7 @@ use super::on_demand::OnDemand;
 use super::operator_queries::OperatorInfo;
 use super::output::print;
 use crate::clock::Clock;
-use crate::config::{self, Generation, MetricsSettings, Settings};
+use crate::config::{self, Generation, ListenAddress, MetricsSettings, Settings};
 use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
@@ -150,6 +150,11 @@ impl Relay {
     /// The IP addresses where it listens, in the order of the config (a port 0 is shown as what it became).
     pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
         self.submission.addresses()
+    }
+
+    /// Where `[metrics]` listens, in the same way.
+    pub(super) fn watched_at(&self) -> Vec<ListenAddress> {
+        self.monitoring.listening_at()
     }
 
     /// The queue.

@@ -281,3 +281,21 @@ fn the_demo_may_be_cut_short_at_any_line() {
     assert!(ended.success() && said.is_empty(), "{ended}: {said}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// Ctrl-C in the middle of it.
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.arg("demo").env("TMPDIR", folder.path()).env_remove("RUST_LOG").current_dir(folder.path());
+    let mut demo = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().expect("piped above")).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("== A moment later")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let pid = i32::try_from(demo.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = wait_for("the demo to end", SOON, || demo.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(130));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
