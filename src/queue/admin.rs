@@ -16,7 +16,7 @@ pub use super::admin_rows::{
     Summary, Suspended, SuspensionLine, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
-pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

@@ -32,7 +32,7 @@ use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
-use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
@@ -343,6 +343,9 @@ pub trait AdminStore: Debug {
 
     /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;
+
+    /// Domains with which TLS failed on the day of `now` (Unix seconds), those with the most sessions first.
+    fn tls_failures(&self, now: i64, limit: u32) -> Result<Vec<TlsFailure>, QueueError>;
 
     /// How many bytes of mail each user has in the queue.
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;

@@ -24,7 +24,9 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+use crate::queue::overview_rows::{
+    DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
+};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
@@ -194,6 +196,10 @@ impl AdminStore for Admin {
 
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
         self.try_to(|conn| overview::policies(conn, now))
+    }
+
+    fn tls_failures(&self, now: i64, limit: u32) -> Result<Vec<TlsFailure>, QueueError> {
+        self.try_to(|conn| overview::tls_failures(conn, now, limit))
     }
 
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
