@@ -25,7 +25,7 @@ use Value::{Absent, Addresses, Foreign, Number, Own, Secs};
 use flood::Flood;
 use observer::observe;
 
-pub use observer::{Observer, Seen, is_observed, observe_with};
+pub use observer::{Observer, Seen, is_observed, observe_no_more, observe_with};
 
 /// A line about no message in particular.
 fn line(level: Level, name: &'static str, text: &'static str, values: &[Value<'_>]) {
