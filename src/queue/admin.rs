@@ -10,8 +10,8 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine,
+    Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
+    FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
     Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
     Summary, Suspended, SuspensionLine, Try,
 };
