@@ -145,7 +145,8 @@ impl<'a> Begun<'a> {
                 maillog::ruled(self.message.id, &recipient.address, number, action);
             }
             if let Some(attempt) = &decision.settled.attempt {
-                maillog::attempted(self.message.id, &recipient.address, attempt, decision.next_secs);
+                let (id, sender) = (self.message.id, self.message.sender.as_ref());
+                maillog::attempted(id, sender, &recipient.address, attempt, decision.next_secs);
             }
             results.push(decision.settled);
         }
@@ -277,7 +278,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,
             };
-            maillog::attempted(id, &recipient.address, &attempt, None);
+            maillog::attempted(id, message.sender.as_ref(), &recipient.address, &attempt, None);
             Settled { recipient: recipient.id, attempt: Some(attempt), next_state, warned: false }
         });
         let results = results.collect();

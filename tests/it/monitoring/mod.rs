@@ -1,6 +1,6 @@
 //! What can be read of the relay over HTTP.
 
-mod http;
+pub mod http;
 mod metrics;
 mod page;
 mod readiness;
