@@ -5,6 +5,7 @@
 --     SELECT * FROM queue_by_domain;    how much waits for each domain, by age
 --     SELECT * FROM failures;           which replies keep mail from being delivered, the most frequent first
 --     SELECT * FROM backoffs;           destinations in trouble: until when they are not tried, and their last reply
+--     SELECT * FROM suspensions;        what an operator has suspended: until when, and why
 --     SELECT * FROM host_settings;      limits of hosts, and features that do not work with them
 --     SELECT * FROM tls_sessions;       TLS in sessions with hosts, day by day: what held, and what failed
 --     SELECT * FROM pending_reports;    failures not yet reported; each sender gets one summary
@@ -224,6 +225,27 @@ CREATE TABLE backoffs (
     CONSTRAINT "changed_at is a time in Unix seconds" CHECK (changed_at BETWEEN 0 AND 253402300799)
 ) WITHOUT ROWID, STRICT;
 
+-- Suspensions: what waits, and what comes, for a domain, of a user or with a tag is not tried until its row is deleted or
+-- its time is over; then all of it goes as if nothing had been. Rows of recipients are not touched, and lifetimes go on.
+-- `postrider queue suspend`, `resume` and `suspensions` write and show them; you may also insert, change and delete rows:
+-- the relay notices within two seconds. What waits behind each is in the view `suspended`. At most 1,000 count, those
+-- that stand here the longest.
+CREATE TABLE suspensions (
+    kind   TEXT NOT NULL,                  -- domain, user or tag
+    value  TEXT NOT NULL,                  -- of recipients.domain (*.example.com: those below it; *: all), messages.user
+                                           -- or messages.tag
+    since  INTEGER NOT NULL DEFAULT (unixepoch()),
+    until  INTEGER,                        -- over then; NULL: until somebody resumes it
+    reason TEXT,
+    login  TEXT NOT NULL DEFAULT '',       -- who suspended it, as in operator_log
+    PRIMARY KEY (kind, value),
+    CONSTRAINT "kind is domain, user or tag" CHECK (kind IN ('domain', 'user', 'tag')),
+    CONSTRAINT "the value of a suspension is not empty, and that of a domain is in lower case and A-labels"
+        CHECK (value <> '' AND (kind <> 'domain' OR value = lower(value) AND length(value) = length(CAST(value AS BLOB)))),
+    CONSTRAINT "since is a time in Unix seconds" CHECK (since BETWEEN 0 AND 253402300799),
+    CONSTRAINT "until is a time in Unix seconds" CHECK (until BETWEEN 0 AND 253402300799)
+) WITHOUT ROWID, STRICT;
+
 -- Which lane a domain's mail waits in, for the views here: the [[route]]s of the config in use, as they stood when
 -- the relay started or last read its config. The first that matches wins; without one a domain is its own lane.
 CREATE TABLE routes (
@@ -302,8 +324,10 @@ CREATE INDEX kicks_by_time ON kicks (at);
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
-    action TEXT NOT NULL,                  -- kick hold release remove bounce; restore; user add, passwd, set, remove, lift
-    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network
+    action TEXT NOT NULL,                  -- kick hold release remove bounce, suspend resume; restore; user add, passwd,
+                                           -- set, remove, lift
+    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network; what is
+                                           -- suspended, as 'domain example.com'
     count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
     uid    INTEGER NOT NULL,               -- as which the command ran
@@ -437,6 +461,21 @@ SELECT r.*,
                  ORDER BY t.position LIMIT 1), r.domain) AS lane
 FROM recipients r;
 
+-- Which recipients wait behind which suspension; one that is under several has a row for each.
+CREATE VIEW suspended AS
+SELECT s.kind, s.value, s.since, s.until, s.reason, r.id AS recipient_id, r.message_id, r.address
+FROM suspensions s
+CROSS JOIN recipients r
+CROSS JOIN messages m ON m.id = r.message_id
+WHERE (s.until IS NULL OR s.until > unixepoch())
+  AND r.state = 'queued' AND r.bounce_requested_at IS NULL
+  AND CASE s.kind
+      WHEN 'domain' THEN s.value IN (r.domain, '*')
+          OR s.value LIKE '*.%' AND length(r.domain) >= length(s.value)
+             AND substr(r.domain, 1 - length(s.value)) = substr(s.value, 2)
+      WHEN 'user' THEN m.user = s.value
+      ELSE m.tag = s.value END;
+
 -- Waiting recipients, one row each, with readable times.
 CREATE VIEW queue AS
 SELECT m.queue_id,
@@ -446,6 +485,7 @@ SELECT m.queue_id,
        r.attempts,
        CASE WHEN r.bounce_requested_at IS NOT NULL THEN 'bounce'
             WHEN r.state = 'held' THEN 'held'
+            WHEN EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_id = r.id) THEN 'suspended'
             WHEN a.lane IS NOT NULL THEN 'ATRN'  -- no time: it goes when a user fetches it
             ELSE datetime(max(r.next_attempt_at, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
        r.last_reply,
@@ -497,6 +537,8 @@ ORDER BY d.total DESC, d.domain;
 
 -- The attempts of the last day that did not end in delivery, grouped by code, phase and the words of the reply: those
 -- with a digit or an @ in them (ids, addresses, numbers) stand as "…". mx is one of the hosts, last_reply a whole reply.
+-- `postrider queue failures`, `postrider report` and the status page also leave out names of hosts and ids without a
+-- digit, which SQL cannot tell from words: they have fewer lines. They count recipients, this view counts attempts too.
 CREATE VIEW failures AS
 SELECT sum(e.times) AS times,
        sum(e.recipients) AS recipients,

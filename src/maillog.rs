@@ -21,7 +21,7 @@ use log::Level::{self, Error, Info, Warn};
 use crate::kit::event::{Event, Value};
 use crate::kit::text::{day, printable, utc};
 use crate::mail::{Address, Attempt, Outcome, Peer, Phase, Reply, TlsPolicy};
-use crate::queue::{MessageId, NewMessage, Setting};
+use crate::queue::{MessageId, NewMessage, Setting, Suspension};
 
 use Value::{Absent, Addresses, Foreign, Number, Own, Secs};
 use flood::Flood;
@@ -309,6 +309,36 @@ pub fn lane_backs_off(lane: &str, secs: i64, why: &str) {
 /// A destination works again.
 pub fn lane_recovered(lane: &str) {
     line(Info, "lane_recovered", "lane {lane} works again", &[Own(&lane)]);
+}
+
+/// What waits and what comes for a domain, of a user or with a tag is not tried until it is resumed.
+pub fn suspended(row: &Suspension) {
+    let Suspension { whose, until, reason, login, .. } = row;
+    // A field without a space.
+    let until = until.map(|until| utc(until).replace(' ', "T") + "Z");
+    line(
+        Info,
+        "suspended",
+        "suspended {kind} {value}: until={until} login={login}: {reason}",
+        &[
+            Own(&whose.kind()),
+            Foreign(&whose.value()),
+            until.as_ref().map_or(Value::None("resumed"), |until| Own(until)),
+            Foreign(login),
+            said_or(reason.as_deref().as_ref(), "no reason given"),
+        ],
+    );
+}
+
+/// It goes on: somebody resumed it, or its time is over.
+pub fn resumed(row: &Suspension, now: i64) {
+    let why = if row.is_on(now) { "by an operator" } else { "its time is over" };
+    line(
+        Info,
+        "resumed",
+        "resumed {kind} {value}: {why}",
+        &[Own(&row.whose.kind()), Foreign(&row.whose.value()), Own(&why)],
+    );
 }
 
 /// A host said that it has too much of us and is given less, or more again since; none of both: as the config says.

@@ -36,6 +36,7 @@
 //! `SESSIONS=20` the rounds of `plain`, `ROUNDS=3` repeats all, `CONNECTIONS=8` is for both relays,
 //! `PIPELINE=1` lets the generator pipeline, `ONLY=postrider` leaves the peers out,
 //! `DKIM=rsa,ed25519` has ours sign with such keys,
+//! `METRICS=1` runs ours a second time beside it, with `[metrics]`, which is read once a second (what that costs),
 //! `STS=off`, `none`, `testing` or `enforce` has ours find hosts by MX records, without MTA-STS or with it and such
 //! policies (`enforce` in `tls` alone, as it needs a certificate that holds),
 //! `POSTFIX="smtp_tls_connection_reuse=no; …"` sets more in Postfix.
@@ -112,7 +113,15 @@ impl Run {
     /// All peers in turn; gives both relays' numbers where both ran.
     fn compare(&self, shape: &Shape) -> Option<(Measured, Measured)> {
         let (keys, connections) = (&self.keys, self.connections);
-        let ours = self.row("postrider", shape, || postrider::postrider(shape, keys, connections));
+        let ours = self.row("postrider", shape, || postrider::postrider(shape, keys, connections, false));
+        if number("METRICS", 0) == 1 {
+            let watched =
+                self.row("postrider+scrape", shape, || postrider::postrider(shape, keys, connections, true));
+            if let (Some(ours), Some(watched)) = (&ours, &watched) {
+                let cpu = watched.cpu_ms_per_message / ours.cpu_ms_per_message;
+                println!("{:>16} {cpu:>33.3}x CPU", "metrics cost");
+            }
+        }
         let theirs = self.row("postfix", shape, || postfix::postfix(shape, keys, connections));
         // Where the sink waits on purpose it says nothing of what could be done.
         if shape.delay.is_zero() {
@@ -123,7 +132,7 @@ impl Run {
 
     /// One line of the table: a fresh peer, a fresh sink, one round.
     fn row(&self, name: &str, shape: &Shape, start: impl FnOnce() -> Option<Peer>) -> Option<Measured> {
-        if self.only.as_deref().is_some_and(|only| only != name) {
+        if self.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
             return None;
         }
         let peer = start()?;

@@ -1,7 +1,8 @@
 //! Our relay's config for a shape.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +11,13 @@ use std::time::Duration;
 use postrider::mail::dkim::{Algorithm, Key};
 
 use crate::dns;
-use crate::peer::{Peer, directory, postrider_on, start};
+use crate::peer::{Peer, directory, free_port, postrider_on, start};
 use crate::shape::Shape;
 use crate::sink::Sink;
 use crate::stream::Keys;
 
 /// Started, with a fresh queue on disk. At most `connections` to each destination.
-pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Option<Peer> {
+pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize, is_watched: bool) -> Option<Peer> {
     let (directory, sink) = (directory(), shape.sink(keys));
     let mut config = format!("[delivery]\nconnections_per_destination = {connections}\n");
     let path = |name: &str| directory.path().join(name);
@@ -27,7 +28,14 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         None => config.push_str(&by_route(shape, &sink)),
     }
     config.push_str(&signing(directory.path()));
+    let metrics = is_watched.then(free_port);
+    config.push_str(
+        &metrics.map_or_else(String::new, |port| format!("[metrics]\nlisten = [\"127.0.0.1:{port}\"]\n")),
+    );
     let with_policies = |peer: Peer| {
+        if let Some(port) = metrics {
+            scrape_each_second(port);
+        }
         if let Some(mode @ ("testing" | "enforce")) = sts.as_deref() {
             keep_policies(shape, &peer, mode);
         }
@@ -45,6 +53,20 @@ pub(crate) fn postrider(shape: &Shape, keys: &Keys, connections: usize) -> Optio
         path("users")
     ));
     start(directory, sink, "tls = \"starttls\"\nauth = \"required\"\n", &config, true).map(with_policies)
+}
+
+/// As Prometheus would, but that it asks four times a minute. Ends with the relay.
+fn scrape_each_second(port: u16) {
+    std::thread::spawn(move || {
+        while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let mut text = String::new();
+            let asked = write!(stream, "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+            if asked.and_then(|()| stream.read_to_string(&mut text)).is_ok() {
+                assert!(text.contains("postrider_messages_accepted_total "), "{text}");
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
 }
 
 /// A `[[route]]` for each domain.

@@ -61,6 +61,9 @@ _postrider() {
             postrider,tlsrpt)
                 cmd="postrider__subcmd__tlsrpt"
                 ;;
+            postrider,top)
+                cmd="postrider__subcmd__top"
+                ;;
             postrider,user)
                 cmd="postrider__subcmd__user"
                 ;;
@@ -127,6 +130,9 @@ _postrider() {
             postrider__subcmd__help,tlsrpt)
                 cmd="postrider__subcmd__help__subcmd__tlsrpt"
                 ;;
+            postrider__subcmd__help,top)
+                cmd="postrider__subcmd__help__subcmd__top"
+                ;;
             postrider__subcmd__help,user)
                 cmd="postrider__subcmd__help__subcmd__user"
                 ;;
@@ -166,11 +172,20 @@ _postrider() {
             postrider__subcmd__help__subcmd__queue,remove)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__remove"
                 ;;
+            postrider__subcmd__help__subcmd__queue,resume)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__resume"
+                ;;
             postrider__subcmd__help__subcmd__queue,show)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__show"
                 ;;
             postrider__subcmd__help__subcmd__queue,summary)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__summary"
+                ;;
+            postrider__subcmd__help__subcmd__queue,suspend)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__suspend"
+                ;;
+            postrider__subcmd__help__subcmd__queue,suspensions)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__suspensions"
                 ;;
             postrider__subcmd__help__subcmd__tlsrpt,show)
                 cmd="postrider__subcmd__help__subcmd__tlsrpt__subcmd__show"
@@ -229,6 +244,9 @@ _postrider() {
             postrider__subcmd__queue,remove)
                 cmd="postrider__subcmd__queue__subcmd__remove"
                 ;;
+            postrider__subcmd__queue,resume)
+                cmd="postrider__subcmd__queue__subcmd__resume"
+                ;;
             postrider__subcmd__queue,retry)
                 cmd="postrider__subcmd__queue__subcmd__kick"
                 ;;
@@ -237,6 +255,12 @@ _postrider() {
                 ;;
             postrider__subcmd__queue,summary)
                 cmd="postrider__subcmd__queue__subcmd__summary"
+                ;;
+            postrider__subcmd__queue,suspend)
+                cmd="postrider__subcmd__queue__subcmd__suspend"
+                ;;
+            postrider__subcmd__queue,suspensions)
+                cmd="postrider__subcmd__queue__subcmd__suspensions"
                 ;;
             postrider__subcmd__queue__subcmd__help,bounce)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__bounce"
@@ -271,11 +295,20 @@ _postrider() {
             postrider__subcmd__queue__subcmd__help,remove)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__remove"
                 ;;
+            postrider__subcmd__queue__subcmd__help,resume)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__resume"
+                ;;
             postrider__subcmd__queue__subcmd__help,show)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__show"
                 ;;
             postrider__subcmd__queue__subcmd__help,summary)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__summary"
+                ;;
+            postrider__subcmd__queue__subcmd__help,suspend)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__suspend"
+                ;;
+            postrider__subcmd__queue__subcmd__help,suspensions)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__suspensions"
                 ;;
             postrider__subcmd__tlsrpt,help)
                 cmd="postrider__subcmd__tlsrpt__subcmd__help"
@@ -338,7 +371,7 @@ _postrider() {
 
     case "${cmd}" in
         postrider)
-            opts="-h -V --config --help --version serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
+            opts="-h -V --config --help --version serve check demo queue report sql backup restore recover sendmail user dkim top health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -592,7 +625,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help)
-            opts="serve check demo queue report sql backup restore recover sendmail user dkim health tlsrpt explain help"
+            opts="serve check demo queue report sql backup restore recover sendmail user dkim top health tlsrpt explain help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -732,7 +765,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue)
-            opts="list find failures oldest show kick hold release remove bounce kicks summary"
+            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -885,6 +918,20 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__help__subcmd__queue__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -900,6 +947,34 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__summary)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__suspend)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__suspensions)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1025,6 +1100,20 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__help__subcmd__user)
             opts="add passwd set remove list failures"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1124,7 +1213,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue)
-            opts="-h --config --help list find failures oldest show kick flush retry hold release remove bounce kicks summary help"
+            opts="-h --config --help list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1292,7 +1381,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help)
-            opts="list find failures oldest show kick hold release remove bounce kicks summary help"
+            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1459,6 +1548,20 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__help__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -1474,6 +1577,34 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__summary)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__suspend)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__suspensions)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1865,6 +1996,36 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__resume)
+            opts="-h --domain --user --tag --all --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__show)
             opts="-h --dialogue --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1930,6 +2091,62 @@ _postrider() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__suspend)
+            opts="-h --domain --user --tag --for --reason --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__suspensions)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -2141,6 +2358,28 @@ _postrider() {
             fi
             case "${prev}" in
                 --day)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__top)
+            opts="-h --once --interval --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interval)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -3,10 +3,12 @@
 //! The relay is the one that `serve` starts, on a fresh queue with a self-signed certificate. Round it stand three
 //! receiving hosts that behave differently, and a table of their names; lettre's `SmtpTransport` plays the
 //! application. What is shown of the queue is what `postrider queue` prints of it. Every step fits a screen of 80
-//! columns, and nothing is left behind, also where nobody reads to the end (`postrider demo | head`).
+//! columns. At a terminal it waits at the end, so that the status page can be looked at. Nothing is left behind, also
+//! where nobody reads to the end (`postrider demo | head`) or somebody presses Ctrl-C.
 
 mod hosts;
 
+use std::io::{IsTerminal as _, stdin, stdout};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,11 +22,13 @@ use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{Certificate, SmtpConnection, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport as _};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::clock::Clock;
 use crate::config::{
-    self, CertificateSettings, ListenSettings, ListenTls, ProhibitedEntry, ProhibitedNetworks, Settings,
-    SocketAccess,
+    self, CertificateSettings, ListenAddress, ListenSettings, ListenTls, ProhibitedEntry, ProhibitedNetworks,
+    Settings, SocketAccess,
 };
 use crate::delivery::route::lookup::{DnsError, Lookup, MxRecords};
 use crate::queue::admin::{Admin, Filter, Line};
@@ -68,9 +72,12 @@ struct QueueCommand {
 pub fn run(is_kept: bool) -> anyhow::Result<()> {
     let began = Instant::now();
     let directory = tempfile::Builder::new().prefix("postrider-demo-").tempdir()?;
+    if !is_kept {
+        leave_nothing_at_a_signal(directory.path())?;
+    }
     let stage = Stage::set(directory.path())?;
     let queue = stage.settings.queue.path.clone();
-    let played = stage.play();
+    let played = stage.play().and_then(|()| stage.wait_for_a_look());
     stage.relay.stop()?;
     played?;
     tell!("Done in {:.1} s.", began.elapsed().as_secs_f64());
@@ -82,6 +89,20 @@ pub fn run(is_kept: bool) -> anyhow::Result<()> {
         tell!("Nothing is left of it; `postrider demo --keep` leaves the queue to look into.");
     }
     tell!("Next: `postrider serve` starts a relay of your own, also without a config file.");
+    Ok(())
+}
+
+/// Ctrl-C ends it at once, in the middle of a step, too.
+fn leave_nothing_at_a_signal(directory: &Path) -> anyhow::Result<()> {
+    let directory = directory.to_owned();
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        // The relay may be making a file there at this moment.
+        while directory.exists() && std::fs::remove_dir_all(&directory).is_err() {}
+        // As a shell counts it.
+        std::process::exit(128 + signal);
+    })?;
     Ok(())
 }
 
@@ -148,6 +169,7 @@ impl Stage {
             auth_required: true,
             trusted: Vec::new(),
         }];
+        settings.metrics.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
         settings.delivery.port = port;
         // The receiving hosts stand on loopback, where a relay delivers nothing by default.
         settings.delivery.prohibited_networks = loopback_allowed();
@@ -183,6 +205,7 @@ impl Stage {
     fn introduce(&self) -> anyhow::Result<()> {
         tell!("Postrider demo: a real relay on loopback, without network or config.\n");
         tell!("  relay        {} (STARTTLS, AUTH as {USER:?}, self-signed)", self.address);
+        tell!("  status page  {}", self.status_page());
         for (domain, mx, ip, manner) in HOSTS {
             let does = match manner {
                 Manner::Accepts => "takes everything",
@@ -273,6 +296,20 @@ impl Stage {
         tell!("");
         self.show(&["list", "--state", "delivered"])?;
         tell!("  `postrider queue show ID` tells each try of a message.");
+        Ok(())
+    }
+
+    fn status_page(&self) -> String {
+        let at = self.relay.watched_at();
+        at.iter().filter_map(ListenAddress::ip).map(|ip| format!("http://{ip}/")).collect()
+    }
+
+    /// The status page goes with the relay.
+    fn wait_for_a_look(&self) -> anyhow::Result<()> {
+        if stdin().is_terminal() && stdout().is_terminal() {
+            tell!("Look at {} in a browser; Enter ends the demo.", self.status_page());
+            stdin().read_line(&mut String::new())?;
+        }
         Ok(())
     }
 

@@ -61,36 +61,56 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
     print(&format!("ok: {} listeners answer\n", listeners.len()))
 }
 
+/// What the relay says of itself.
+pub(super) struct Answer {
+    address: ListenAddress,
+    pub(super) status: u16,
+    pub(super) body: String,
+}
+
 /// Asks the relay whether it is ready; false: it listens nowhere for that.
 fn asked_itself(config: Option<&Path>) -> anyhow::Result<bool> {
-    let settings = config::metrics(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    let Some(address) = settings.listen.first() else { return Ok(false) };
-    let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
-    let answer = match address {
-        ListenAddress::Ip(ip) => TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| readyz(stream, token.as_deref()))
-        }),
-        ListenAddress::Unix(path) => UnixStream::connect(path).map(|stream| {
-            let timed = stream.set_read_timeout(Some(PATIENCE));
-            timed.and_then(|()| readyz(stream, None))
-        }),
-    };
-    // The relay that runs may have been started with another config.
-    let Ok(answer) = answer else { return Ok(false) };
-    let answer = answer.with_context(|| format!("{address} does not answer; look at the relay's log"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(true),
-        Some("503") => bail!("{}", printable(body.trim().as_bytes())),
-        _ => bail!("{address} says {:?}", head.lines().next().unwrap_or_default()),
+    let Some(answer) = ask(config, "/readyz")? else { return Ok(false) };
+    match answer.status {
+        200 => Ok(true),
+        503 => bail!("{}", printable(answer.body.trim().as_bytes())),
+        status => bail!("{} says {status}", answer.address),
     }
 }
 
+/// Asks at the first address of `[metrics] listen`; none: it listens nowhere.
+pub(super) fn ask(config: Option<&Path>, path: &str) -> anyhow::Result<Option<Answer>> {
+    let settings = config::metrics(config).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let Some(address) = settings.listen.first() else { return Ok(None) };
+    let answer = match address {
+        ListenAddress::Ip(ip) => {
+            let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
+            TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                get(stream, path, token.as_deref())
+            })
+        }
+        ListenAddress::Unix(socket) => UnixStream::connect(socket).map(|stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            get(stream, path, None)
+        }),
+    };
+    // The relay that runs may have been started with another config.
+    let Ok(answer) = answer else { return Ok(None) };
+    let answer = answer.with_context(|| format!("{address} does not answer; look at the relay's log"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let Some(status) = head.split(' ').nth(1).and_then(|status| status.parse().ok()) else {
+        bail!("{address} says {:?}", head.lines().next().unwrap_or_default())
+    };
+    Ok(Some(Answer { address: address.clone(), status, body: body.to_owned() }))
+}
+
 /// RFC 9112; the connection is closed behind the answer.
-fn readyz(mut stream: impl Read + Write, token: Option<&str>) -> std::io::Result<String> {
+fn get(mut stream: impl Read + Write, path: &str, token: Option<&str>) -> std::io::Result<String> {
     let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n{token}\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n")?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)

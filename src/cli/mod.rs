@@ -24,6 +24,7 @@ pub mod serve;
 pub mod sql;
 mod table;
 pub mod tlsrpt;
+pub mod top;
 pub mod user;
 mod who;
 
@@ -132,6 +133,11 @@ enum Command {
     /// Make keys that sign mail (DKIM), and show what DNS has of them
     #[command(subcommand)]
     Dkim(dkim::Verb),
+    /// Watch the relay: lanes, connections, the rate, what was refused last (q ends it)
+    ///
+    /// Connections are known where [metrics] listen is set. Where standard output is no terminal, one screen is
+    /// printed.
+    Top(top::Arguments),
     /// Say whether the relay answers on this machine, for the health check of a container
     ///
     /// Asks each listener for its greeting, within five seconds. Exit code 0: all answer; 1: one does not, or the
@@ -235,6 +241,7 @@ pub fn run() -> ExitCode {
         .into()),
         Command::User(verb) => user::run(config, verb),
         Command::Dkim(verb) => dkim::run(config, &verb),
+        Command::Top(arguments) => top::run(config, &arguments),
         Command::Health(arguments) => health::run(config, &arguments),
         Command::Tlsrpt(verb) => tlsrpt::run(config, &verb),
         Command::Explain { address, user, from, json } => {

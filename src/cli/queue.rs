@@ -5,6 +5,7 @@
 mod change;
 mod filters;
 mod find;
+mod suspend;
 mod text;
 
 use std::io;
@@ -21,7 +22,7 @@ use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
 use crate::queue::admin::{Action, Admin, Change, DialogueLine, Filter, Shown};
-use crate::queue::{MessageId, QueueError};
+use crate::queue::{MessageId, QueueError, Whose};
 
 /// Arguments of `postrider queue`.
 #[derive(Debug, Args)]
@@ -103,6 +104,8 @@ enum Verb {
     Remove(Selection),
     /// Return to the sender now, with what was said last
     Bounce(Selection),
+    #[command(flatten)]
+    Suspended(suspend::SuspendVerb),
     /// List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first
     Kicks {
         /// At most this many lines
@@ -189,6 +192,12 @@ pub enum QueueCommandError {
     /// It was asked for in a way in which it is not done.
     #[error(transparent)]
     Usage(#[from] WrongUsage),
+    /// It is not suspended.
+    #[error("{0} is not suspended: `postrider queue suspensions` lists what is")]
+    NotSuspended(Whose),
+    /// Nothing is.
+    #[error("nothing is suspended")]
+    NothingSuspended,
     /// Somebody was asked, and did not want it.
     #[error("nothing was changed")]
     NotWanted,
@@ -258,6 +267,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary_of(&filters.filter(&[], None), *limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
+        Verb::Suspended(verb) => suspend::run(verb, path, now, look)?,
         Verb::Kick(selection) => change::change(path, selection, Action::Kick, look)?,
         Verb::Hold(selection) => change::change(path, selection, Action::Hold, look)?,
         Verb::Release(selection) => change::change(path, selection, Action::Release, look)?,

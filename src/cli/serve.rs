@@ -20,7 +20,7 @@ use super::on_demand::OnDemand;
 use super::operator_queries::OperatorInfo;
 use super::output::print;
 use crate::clock::Clock;
-use crate::config::{self, Generation, MetricsSettings, Settings};
+use crate::config::{self, Generation, ListenAddress, MetricsSettings, Settings};
 use crate::delivery::https::Https;
 use crate::delivery::route::dns::Resolver;
 use crate::delivery::route::lookup::Lookup;
@@ -152,6 +152,11 @@ impl Relay {
         self.submission.addresses()
     }
 
+    /// Where `[metrics]` listens, in the same way.
+    pub(super) fn watched_at(&self) -> Vec<ListenAddress> {
+        self.monitoring.listening_at()
+    }
+
     /// The queue.
     pub fn queue(&self) -> &Queue {
         &self.queue
@@ -233,7 +238,7 @@ fn numbers(
             connections_out: workers.open_connections(),
             // Whoever has it knows better.
             is_ready: false,
-            certificate_not_after: config.certificate().as_ref().and_then(check::certificate::ends_at),
+            certificate_not_after: submission.certificate_ends_at(),
             log_lines_dropped: log_output::dropped(),
             generation,
             loaded_at,

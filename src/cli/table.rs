@@ -15,8 +15,22 @@ const COLUMNS: usize = 80;
 /// Between two cells.
 const GAP: usize = 2;
 /// Columns that lose what does not fit, by their heads. All others are whole: ids, numbers, times, states.
-const CUT: [&str; 11] =
-    ["SENDER", "RECIPIENT", "LAST REPLY", "REPLY", "SAID", "DOMAIN", "LANE", "HOST", "FOR", "USER", "REASON"];
+const CUT: [&str; 14] = [
+    "SENDER",
+    "RECIPIENT",
+    "LAST REPLY",
+    "REPLY",
+    "SAID",
+    "DOMAIN",
+    "LANE",
+    "HOST",
+    "FOR",
+    "USER",
+    "REASON",
+    "WHY",
+    "REFUSED BY",
+    "THROTTLED",
+];
 /// What is left of such a column.
 const CUT_TO_MIN: usize = 6;
 
@@ -41,9 +55,8 @@ impl Look {
         }
     }
 
-    /// Of a terminal with so many columns.
-    #[cfg(test)]
-    pub(super) fn of_columns(columns: usize) -> Look {
+    /// Without colour, for a screen of so many columns.
+    pub(super) fn of_width(columns: usize) -> Look {
         Look { columns: Some(columns), is_coloured: false }
     }
 
@@ -171,7 +184,7 @@ fn fit(widths: &mut [usize], head: &[&str], columns: usize) {
 }
 
 /// At most so many columns of it, the last one `…` where something is missing.
-fn cut(text: &str, columns: usize) -> String {
+pub(super) fn cut(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }
@@ -227,7 +240,7 @@ mod tests {
     fn what_is_wider_than_the_terminal_goes_on_in_the_next_line_and_words_are_whole() {
         let word = "0123456789".repeat(4);
         let text = format!("  one two  three\n{word}\n    a {word} b c\n\nend  \n");
-        let wrapped = |columns| wrapped(Look::of_columns(columns), &text);
+        let wrapped = |columns| wrapped(Look::of_width(columns), &text);
         assert_eq!(wrapped(80), text);
         assert_eq!(
             wrapped(14),
@@ -236,7 +249,7 @@ mod tests {
         assert_eq!(super::wrapped(Look::default(), &text), text);
         // Columns of letters that are two wide.
         let wide = "\u{65e5}\u{672c} ".repeat(9);
-        assert!(super::wrapped(Look::of_columns(20), &wide).lines().all(|line| line.width() <= 20));
+        assert!(super::wrapped(Look::of_width(20), &wide).lines().all(|line| line.width() <= 20));
     }
 
     #[test]

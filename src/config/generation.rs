@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{CertificateSettings, Loaded};
+use super::Loaded;
 use crate::kit::text::utc;
 
 /// The config in use.
@@ -21,23 +21,13 @@ pub struct Generation {
     origin: String,
     /// What the file said.
     source: Vec<u8>,
-    /// `[tls]`.
-    certificate: Option<CertificateSettings>,
 }
 
 impl Generation {
     /// The first, of settings that are nobody's file.
     pub fn first(now: i64) -> Generation {
         let origin = "built-in defaults".to_owned();
-        Generation {
-            number: 1,
-            loaded_at: now,
-            asked_for: None,
-            path: None,
-            origin,
-            source: Vec::new(),
-            certificate: None,
-        }
+        Generation { number: 1, loaded_at: now, asked_for: None, path: None, origin, source: Vec::new() }
     }
 
     /// This file's.
@@ -46,7 +36,6 @@ impl Generation {
         self.origin = loaded.origin();
         self.source = loaded.source.clone();
         self.asked_for = asked_for;
-        self.certificate = loaded.settings.submission.tls.clone();
     }
 
     /// The next, loaded at `now`.
@@ -63,11 +52,6 @@ impl Generation {
     /// Unix seconds.
     pub fn loaded_at(&self) -> i64 {
         self.loaded_at
-    }
-
-    /// `[tls]` in use; none where there is none.
-    pub fn certificate(&self) -> Option<CertificateSettings> {
-        self.certificate.clone()
     }
 
     /// Where it is from, for people.

@@ -92,7 +92,7 @@ fn collide(one: &ListenAddress, other: &ListenAddress) -> bool {
 fn token<'t>(reading: &mut Reading<'t>, section: &Section<'t>, path: &Path) {
     let name = path.display();
     let text = match first_line(path) {
-        Ok(Some(token)) if token.len() >= TOKEN_BYTES_MIN => {
+        Ok(Some(token)) if token.trim().len() >= TOKEN_BYTES_MIN => {
             return cross::readable_by_all(reading, section, "token_file", path);
         }
         Ok(Some(_)) => format!("the token in {name} is shorter than {TOKEN_BYTES_MIN} characters"),

@@ -44,7 +44,7 @@ pub fn page() -> String {
         "# Configuration\n\n\
          Every key of `postrider.toml`. This page is made from the table that the program reads its config with;\n\
          `postrider check --reference` prints the same as a file to edit, and `postrider check` tells everything\n\
-         that is wrong with a config. A table in two brackets, such as `[[listen]]`, may stand several times.\n\n\
+         that is wrong with a config. A table in two brackets, such as `[[listen]]`, may stand several times. A list of one needs no brackets: `listen = \"127.0.0.1:9587\"`.\n\n\
          A key can come from the environment, too, and goes before the file then: `POSTRIDER_QUEUE_LIFETIME=3d` is\n\
          `lifetime` of `[queue]`, `POSTRIDER_ROUTE_2_RELAY=smtp.example.com:587` is `relay` of the second `[[route]]`.\n\
          A value is written as here or without the quotes, a list with commas; `POSTRIDER_ALIASES` is an inline table.\n\

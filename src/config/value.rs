@@ -43,12 +43,15 @@ fn text<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
     }
 }
 
-/// [`Kind::List`], every item read by `item`.
+/// [`Kind::List`], every item read by `item`. A text stands for a list of that one item.
 pub(super) fn list<T>(
     item: fn(&Kind, &DeValue<'_>) -> Read<T>,
 ) -> impl Fn(&Kind, &DeValue<'_>) -> Read<Vec<T>> {
     move |kind, value| {
         let Kind::List(min, item_kind) = *kind else { return wrong("is read as a list") };
+        if matches!(value, DeValue::String(_)) {
+            return item(item_kind, value).map(|one| vec![one]);
+        }
         let Some(array) = value.as_array() else { return wrong(format!("is {}", a_type(value))) };
         let (mut read, mut wrongs) = (Vec::new(), Vec::new());
         for element in array.iter() {
@@ -378,6 +381,10 @@ pub(super) fn enhanced_pattern(_: &Kind, value: &DeValue<'_>) -> Read<[Option<u1
 
 /// [`Kind::Command`]. A program by its name alone would be another one under another PATH.
 pub(super) fn command(_: &Kind, value: &DeValue<'_>) -> Read<Vec<String>> {
+    // One text could be a whole line for a shell.
+    if value.is_str() {
+        return wrong(format!("is {}", a_type(value)));
+    }
     let words = list(|_, word| match word.as_str().unwrap_or_default() {
         word if word.contains('\0') => wrong("holds a NUL"),
         word => Ok(word.to_owned()),

@@ -31,12 +31,16 @@ pub fn words<'a>(words: &'a str, known: &[&str]) -> Cow<'a, str> {
     shown
 }
 
-/// `shown` without what stands before each @ that a domain follows.
+/// `shown` without what stands before each @ that a domain follows, or before its `%40` in a URL.
 fn before_each_at(text: &str) -> Cow<'_, str> {
     let mut masked = String::new();
     let mut done = 0;
-    for (at, _) in text.match_indices('@') {
-        let is_address = text[at + 1..].starts_with(|c: char| c.is_alphanumeric() || matches!(c, '[' | '*'));
+    let separators = text.char_indices().filter_map(|(at, _)| {
+        let separator = ["@", "%40"].into_iter().find(|separator| text[at..].starts_with(separator));
+        separator.map(|separator| (at, at + separator.len()))
+    });
+    for (at, behind) in separators {
+        let is_address = text[behind..].starts_with(|c: char| c.is_alphanumeric() || matches!(c, '[' | '*'));
         let begin = local_part(&text[..at]).max(done);
         if is_address && begin < at {
             masked.push_str(&text[done..begin]);
@@ -66,11 +70,12 @@ fn local_part(before: &str) -> usize {
 
 /// None where it is not in there as a word of its own, in whatever case.
 fn without(text: &str, name: &str) -> Option<String> {
+    let name = name.to_lowercase();
     let mut masked = String::new();
     let mut done = 0;
     for (at, _) in text.char_indices() {
         let end = at + name.len();
-        let is_here = at >= done && text.get(at..end).is_some_and(|here| here.eq_ignore_ascii_case(name));
+        let is_here = at >= done && text.get(at..end).is_some_and(|here| here.to_lowercase() == name);
         let is_whole = || {
             !text[..at].ends_with(char::is_alphanumeric) && !text[end..].starts_with(char::is_alphanumeric)
         };
@@ -114,6 +119,8 @@ mod tests {
             ("\"@a.test", "***@a.test"),
             ("lunch @ noon, @home", "lunch @ noon, @home"),
             ("***@a.test", "***@a.test"),
+            ("see https://a.test/?for=jane%40b.test", "see https:***%40b.test"),
+            ("100%40 off", "100%40 off"),
             ("no address", "no address"),
         ] {
             assert_eq!(words(text, &[]), expected);
@@ -122,11 +129,12 @@ mod tests {
 
     #[test]
     fn words_keep_no_local_part_that_is_known() {
-        let known = ["jane.doe+news@a.test", "\"odd one\"@b.test"];
+        let known = ["jane.doe+news@a.test", "\"odd one\"@b.test", "j\u{f8}rn@c.test"];
         for (text, expected) in [
             ("550 jane.doe: no such user", "550 ***: no such user"),
             ("mailbox JANE.DOE+NEWS is full", "mailbox *** is full"),
             ("<odd one> and 'odd one'", "<***> and '***'"),
+            ("J\u{d8}RN: unknown", "***: unknown"),
             ("jane.does it", "jane.does it"),
             ("j\u{f6}rg", "j\u{f6}rg"),
         ] {

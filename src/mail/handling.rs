@@ -66,6 +66,11 @@ impl Priority {
     /// The priority of a message without MT-PRIORITY.
     pub const NORMAL: Priority = Priority(0);
 
+    /// The highest there is.
+    pub const HIGHEST: Priority = Priority(9);
+    /// The lowest there is.
+    pub const LOWEST: Priority = Priority(-9);
+
     /// None outside -9 to 9.
     pub fn new(value: i64) -> Option<Priority> {
         i8::try_from(value).ok().filter(|value| (-9..=9).contains(value)).map(Priority)

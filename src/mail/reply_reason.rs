@@ -7,49 +7,56 @@ const CHARS_MAX: usize = 200;
 const ID_CHARS_MIN: usize = 8;
 const ID_CASE_CHANGES: usize = 2;
 
-/// Codes at the front stay; addresses, host names, numbers and ids become `…`.
+/// Codes at the front stay; addresses, host names, numbers and ids become `…`. A million of them are asked for at once.
 pub fn reason(reply: &str) -> String {
-    let text: String = reply.chars().take(CHARS_MAX).collect();
-    let mut out = String::with_capacity(text.len());
-    for (at, word) in text.split_whitespace().enumerate() {
+    let end = reply.char_indices().nth(CHARS_MAX).map_or(reply.len(), |(end, _)| end);
+    let mut out = String::with_capacity(end);
+    for (at, word) in reply[..end].split_whitespace().enumerate() {
         let is_code = at == 0 && word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
-        let shown =
-            if is_code || at == 1 && is_enhanced(word) { word.to_owned() } else { without_names(word) };
+        let is_kept = is_code || at == 1 && is_enhanced(word);
+        let (before, name, after) = if is_kept { (word, "", "") } else { around_name(word) };
+        let is_bare = !name.is_empty() && before.is_empty() && after.is_empty();
         // Several in a row are one: `user 12 of 34` and `user 5` need not be told apart.
-        if shown == "…" && out.ends_with('…') {
+        if (is_bare || word == "…") && out.ends_with('…') {
             continue;
         }
         if at > 0 {
             out.push(' ');
         }
-        out += &shown;
+        out.push_str(before);
+        if !name.is_empty() {
+            out.push('…');
+        }
+        out.push_str(after);
     }
     out
 }
 
 fn is_enhanced(word: &str) -> bool {
-    let numbers: Vec<&str> = word.split('.').collect();
-    numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u16>().is_ok())
+    word.split('.').count() == 3 && word.split('.').all(|number| number.parse::<u16>().is_ok())
 }
 
-/// A word with `…` where a name or number stands in it; brackets and punctuation round it stay.
-fn without_names(word: &str) -> String {
+/// What is before a name or number in a word (brackets, punctuation), the name, and what is behind it; where there is
+/// none, all of it is before it.
+fn around_name(word: &str) -> (&str, &str, &str) {
     let is_edge = |c: char| !c.is_alphanumeric() && c != '…';
     let core = word.trim_matches(is_edge);
     if core.is_empty() || !is_name(core) {
-        return word.to_owned();
+        return (word, "", "");
     }
-    let before = &word[..word.find(core).unwrap_or_default()];
-    let after = &word[before.len() + core.len()..];
-    format!("{before}…{after}")
+    let before = word.len() - word.trim_start_matches(is_edge).len();
+    (&word[..before], core, &word[before + core.len()..])
 }
 
 fn is_name(word: &str) -> bool {
-    let has_digit = word.chars().any(|c| c.is_ascii_digit());
-    let is_host = word.split('.').count() > 1 && word.split('.').all(|label| !label.is_empty());
-    let letters: Vec<char> = word.chars().collect();
-    let changes = letters.windows(2).filter(|two| two[0].is_lowercase() && two[1].is_uppercase()).count();
-    has_digit || word.contains('@') || is_host || letters.len() >= ID_CHARS_MIN && changes >= ID_CASE_CHANGES
+    if word.bytes().any(|byte| byte.is_ascii_digit() || byte == b'@') {
+        return true;
+    }
+    let is_host = word.contains('.') && word.split('.').all(|label| !label.is_empty());
+    let changes = || {
+        word.chars().zip(word.chars().skip(1)).filter(|(one, two)| one.is_lowercase() && two.is_uppercase())
+    };
+    is_host || word.chars().count() >= ID_CHARS_MIN && changes().count() >= ID_CASE_CHANGES
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{ListenAddress, MetricsSettings};
 use crate::submission::unix_socket;
 
-use access::Token;
+use access::{ReachedFrom, Token};
 use connections::Connections;
 use listener::{Bound, Listener};
 
@@ -64,9 +64,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn answer(&self, request: &Request, is_unix: bool) -> Response {
+    fn answer(&self, request: &Request, reached: ReachedFrom) -> Response {
         let token = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
-        access::refusal(request, is_unix, token.as_ref()).unwrap_or_else(|| (self.answer)(request))
+        access::refusal(request, reached, token.as_ref()).unwrap_or_else(|| (self.answer)(request))
     }
 }
 

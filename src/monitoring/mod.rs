@@ -5,6 +5,7 @@
 //! [`MonitoringContext`] and changes nothing. Mail never waits for any of it.
 
 pub mod http;
+pub mod live;
 pub mod metrics;
 pub mod page;
 pub mod readiness;
@@ -57,8 +58,9 @@ type Handler = fn(&MonitoringContext, &Request) -> Response;
 const ROUTES: &[(&str, Handler, &str)] = &[
     ("/", page::status, "how it stands with the relay, for people"),
     ("/message/", page::message, "with a queue id behind it: all that is known of a message"),
-    ("/livez", live, "200 while the relay works"),
+    ("/livez", lives, "200 while the relay works"),
     ("/readyz", readiness::ready, "200 while a message could be committed, or 503 and why not"),
+    ("/live", live::answer, "connections and busy lanes at this moment, in JSON, for `postrider top`"),
     ("/metrics", metrics, "metrics for Prometheus"),
 ];
 
@@ -124,7 +126,7 @@ fn answer(context: &MonitoringContext, request: &Request) -> Response {
 }
 
 /// Whether the process does its work, as systemd's watchdog is told.
-fn live(context: &MonitoringContext, _: &Request) -> Response {
+fn lives(context: &MonitoringContext, _: &Request) -> Response {
     if context.scheduler.is_alive() {
         Response::text(Status::Ok, "live\n")
     } else {

@@ -22,7 +22,7 @@ use super::MonitoringContext;
 use super::http::{Request, Response, Status};
 use html::Html;
 
-pub use snapshot::PageCounts;
+pub use snapshot::{Counter, LaneLine, MINUTES, PageCounts, Snapshot, Waiting};
 
 /// All of the style there is.
 const STYLE: &str = include_str!("page/style.css");

@@ -13,10 +13,10 @@ pub use super::admin_rows::{
     Change, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
     FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine,
     Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Try,
+    Summary, Suspended, SuspensionLine, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
-pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

@@ -7,10 +7,11 @@ use crate::mail::Lifetimes;
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`; `user add`, `user passwd`, `user set`, `user remove`,
-    /// `user lift`.
+    /// `kick`, `hold`, `release`, `remove`, `bounce`, `suspend`, `resume`; `user add`, `user passwd`, `user set`,
+    /// `user remove`, `user lift`.
     pub action: &'static str,
-    /// A queue id, a domain, `all` or what else was asked for; a user's name, an address or a network.
+    /// A queue id, a domain, `all` or what else was asked for; a user's name, an address or a network; what is
+    /// suspended, as `domain example.com`.
     pub target: String,
     /// Recipients, users, or locks of logins.
     pub count: usize,
@@ -86,7 +87,7 @@ pub struct Line {
     pub state: String,
     /// Tries so far.
     pub attempts: u32,
-    /// UTC, `held` or `bounce`; none when finished.
+    /// UTC, `held`, `suspended`, `ATRN` or `bounce`; none when finished.
     pub next_attempt: Option<String>,
     /// What was said of it last, codes first.
     pub last_reply: Option<String>,
@@ -345,6 +346,34 @@ pub struct LaneLine {
     pub until: String,
     /// What was said last.
     pub last_reply: String,
+}
+
+/// A row of `suspensions`.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspensionLine {
+    /// `domain`, `user` or `tag`.
+    pub kind: &'static str,
+    /// Which.
+    pub value: String,
+    /// UTC.
+    pub since: Option<String>,
+    /// UTC; none: until somebody resumes it.
+    pub until: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who did it.
+    pub login: String,
+    /// How many recipients wait behind it.
+    pub recipients: i64,
+}
+
+/// What came of suspending something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Suspended {
+    /// How many recipients wait behind it.
+    pub recipients: i64,
+    /// The same was suspended before; this took its place.
+    pub replaced: bool,
 }
 
 /// A line of the view `queue_by_domain`.

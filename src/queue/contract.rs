@@ -26,18 +26,19 @@ use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
     Change, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine,
-    Selected, Shown, Summary,
+    Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
-use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
-    LaneCount, Over, PendingReports, Sweep,
+    LaneCount, Over, PendingReports, Place, Sweep,
 };
+use super::suspension::{Suspension, Whose};
 use super::traffic_rows::{GroupBy, Traffic, Wanted};
 use super::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, TlsReportDue};
 
@@ -147,7 +148,14 @@ pub trait Reads: Debug {
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
 
     /// The first of one domain that are due at `until` or before: by priority, the highest first, then by time.
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// `after`: only those behind this place in that order.
+    fn due_in_domain(
+        &self,
+        domain: &Domain,
+        after: Option<Place>,
+        until: i64,
+        limit: usize,
+    ) -> Result<Vec<Due>, QueueError>;
 
     /// The first that are due at `until` or before and have a priority above the normal one, the highest first.
     /// However many others wait, they are not looked at.
@@ -194,6 +202,9 @@ pub trait Reads: Debug {
 
     /// What is held to at each host: limits, and features that are left out there.
     fn host_settings(&self) -> Result<Vec<HostSetting>, QueueError>;
+
+    /// What is suspended at `now`, the oldest first; at most [`super::SUSPENSIONS_MAX`].
+    fn suspensions(&self, now: i64) -> Result<Vec<Suspension>, QueueError>;
 
     /// What is kept of the domain's MTA-STS policy, also where its time is over.
     fn sts_policy(&self, domain: &str) -> Result<Option<StsPolicyRow>, QueueError>;
@@ -319,8 +330,15 @@ pub trait AdminStore: Debug {
     /// What happened in each minute (since 1970) from this one on, in order; one in which nothing did is left out.
     fn by_minute(&self, from: i64) -> Result<Vec<MinuteCount>, QueueError>;
 
-    /// The most frequent failures of the last day.
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+    /// Attempts since this time (Unix seconds) that did not end in delivery, by the reason in the reply
+    /// ([`crate::mail::reason`]), the most frequent first.
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError>;
+
+    /// Attempts that did not end in delivery, the latest first: at most `limit`, of the last few thousand attempts.
+    fn refusals(&self, limit: u32) -> Result<Vec<Refusal>, QueueError>;
+
+    /// The process of the relay that has the queue, as far as the system tells.
+    fn in_use_by(&self) -> Option<u32>;
 
     /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;
@@ -375,6 +393,22 @@ pub trait AdminStore: Debug {
     /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
     /// alone can write the bounce. One that is being delivered at this moment may still arrive.
     fn bounce(&self, which: &Filter) -> Result<usize, QueueError>;
+
+    /// Has what waits and what comes for a domain, of a user or with a tag wait until it is resumed or its time is
+    /// over; in the place of what was said of the same before. The relay notices within two seconds.
+    ///
+    /// # Errors
+    /// Also where as many as count are suspended already.
+    fn suspend(&self, what: &Suspension) -> Result<Suspended, QueueError>;
+
+    /// Has what is suspended go on, one or all; gives how many suspensions that were.
+    fn resume(&self, what: Option<&Whose>) -> Result<usize, QueueError>;
+
+    /// What is suspended, and how much waits behind each.
+    fn suspensions(&self) -> Result<Vec<SuspensionLine>, QueueError>;
+
+    /// How many of the recipients that the filter selects are suspended.
+    fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
 
     /// Puts a change on record. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::MessageId;
+use super::suspension::SUSPENSIONS_MAX;
 
 /// Why something was not put into the queue. The client keeps its message and is told to come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,11 @@ pub enum QueueError {
     /// The content is not there any more, or not all of it: the message was removed meanwhile.
     #[error("{0}: its content is not (all) in the queue any more")]
     ContentGone(MessageId),
+    /// No further one would count.
+    #[error(
+        "{SUSPENSIONS_MAX} suspensions count at most, and there are as many: `postrider queue suspensions` lists them"
+    )]
+    TooManySuspensions,
     /// The writer thread ended before its time.
     #[error("the queue's writer stopped: {0}")]
     Writer(String),

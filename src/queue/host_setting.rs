@@ -27,6 +27,11 @@ pub enum Setting {
 }
 
 impl Setting {
+    /// Whether the host is given less; the others are workarounds.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Setting::Connections(_) | Setting::MessagesPerMinute(_))
+    }
+
     /// The column `setting`.
     pub fn name(self) -> &'static str {
         match self {

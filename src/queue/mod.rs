@@ -30,6 +30,7 @@ mod shell_rows;
 mod slow;
 mod sqlite;
 mod sts_policy;
+pub mod suspension;
 pub mod tls_rows;
 mod traffic_rows;
 mod writer;
@@ -60,13 +61,14 @@ pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
     Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
-    NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, QueuedMessage,
-    QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
+    NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, Place,
+    QueuedMessage, QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };
 pub use shared::Commits;
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
+pub use suspension::{SUSPENSIONS_MAX, Submitted, Suspension, Suspensions, Whose};
 pub use tls_rows::{TlsReportDue, TlsReportRow, TlsReportState, TlsSession};
 
 use contract::{OpenStore, SharedReads};

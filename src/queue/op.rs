@@ -22,6 +22,7 @@ use super::rows::{
     QueuedRecipient, Settled, Settlement,
 };
 use super::sts_policy::{StsPolicyNote, StsPolicyRow};
+use super::suspension::Submitted;
 use super::tls_rows::{TlsReportDue, TlsReportRow, TlsSession};
 use super::{MessageId, RecipientId};
 
@@ -197,6 +198,7 @@ impl Incoming {
             recipients,
             content,
         });
+        let submitted = Submitted::new(message.origin.user.clone(), labels.tag.clone()).map(Arc::new);
         let due = message
             .recipients
             .iter()
@@ -208,6 +210,7 @@ impl Incoming {
                 attempts: 0,
                 priority: message.handling.priority,
                 tls_optional: message.handling.tls_optional,
+                submitted: submitted.clone(),
                 fresh: message.content.is_some().then(|| message.clone()),
             })
             .collect();

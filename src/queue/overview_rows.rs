@@ -32,13 +32,15 @@ pub struct MinuteCount {
     pub failed: u64,
 }
 
-/// A group of failed attempts of the last day: a row of the view `failures`.
+/// Failed attempts of one outcome, one phase and one reason ([`crate::mail::reason`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureGroup {
     /// Attempts.
     pub times: u64,
     /// Their recipients.
     pub recipients: u64,
+    /// There are so many recipients and hosts that not all of them were counted.
+    pub is_full: bool,
     /// `deferred`, `failed`, `expired` or `in_doubt`.
     pub outcome: String,
     /// Where it was said.
@@ -53,6 +55,19 @@ pub struct FailureGroup {
     pub is_remote: bool,
     /// When it was said last, UTC.
     pub last: String,
+}
+
+/// An attempt that did not end in delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Unix seconds.
+    pub at: i64,
+    /// The host.
+    pub mx: Option<String>,
+    /// What was said.
+    pub reply: String,
+    /// Whether it was said by the host, and not by us.
+    pub is_remote: bool,
 }
 
 /// Sessions of today under one policy.

@@ -1,5 +1,6 @@
 //! What goes into the queue and comes out of it: the row types that the other rooms share.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::mail::{
 };
 
 use super::id::{MessageId, RecipientId};
+use super::suspension::Submitted;
 use super::tls_rows::TlsSession;
 
 /// Where a message came from.
@@ -169,6 +171,8 @@ pub struct Due {
     pub priority: Priority,
     /// Its message does not heed the TLS policy of its domain.
     pub tls_optional: bool,
+    /// By whom, and with which tag, its message was submitted; none where neither is known.
+    pub submitted: Option<Arc<Submitted>>,
     /// The whole message, while it is fresh and in memory.
     pub fresh: Option<Arc<QueuedMessage>>,
 }
@@ -476,10 +480,18 @@ impl From<i64> for DueCursor {
     }
 }
 
+/// A place in the line of one domain or lane: by priority, the highest first, then by due time and id.
+pub type Place = (Reverse<Priority>, DueCursor);
+
 impl Due {
     /// Behind this one.
     pub fn cursor(&self) -> DueCursor {
         DueCursor { at: self.due_at, id: self.recipient.0 }
+    }
+
+    /// Its place in the line of its lane.
+    pub fn place(&self) -> Place {
+        (Reverse(self.priority), self.cursor())
     }
 }
 

@@ -45,13 +45,13 @@ pub struct Traffic {
 /// Recipients, of one group or all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct TrafficLine {
-    /// The group; none: of all, or of those that have no user, tag or host.
+    /// The group; none: of all, or of those that have no user, tag or host. Beyond 10,000 the rest is `(others)`.
     pub name: Option<String>,
     /// Accepted since then.
     pub accepted: u64,
     /// Delivered since then, whenever they were accepted.
     pub delivered: u64,
-    /// Seconds from accepted to delivered that half of them took at most.
+    /// Seconds from accepted to delivered that half of them took at most; beyond a minute to three in a hundred.
     pub median_secs: Option<u32>,
     /// The same of 95 in 100 of them.
     pub p95_secs: Option<u32>,
@@ -74,6 +74,6 @@ pub struct Reason {
     pub state: String,
     /// Whether the words are the host's (`remote`) or Postrider's (`local`).
     pub reply_source: Option<String>,
-    /// What was said; words with a digit or an `@` stand as `…`.
+    /// The reason in what was said ([`crate::mail::reason`]).
     pub reply: String,
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::mail::Domain;
-use crate::queue::{Due, Job, QueueError};
+use crate::queue::{Due, Job, Place, QueueError};
 
 use super::Scheduler;
 
@@ -21,12 +21,14 @@ pub struct AtrnClaims {
     domains: VecDeque<Domain>,
     /// Read, and not in flight then.
     ahead: VecDeque<Due>,
+    /// Of the first domain nothing before this place may be claimed.
+    passed: Option<Place>,
 }
 
 impl AtrnClaims {
     /// Of these domains, one after the other.
     pub fn of(domains: &[Domain]) -> AtrnClaims {
-        AtrnClaims { domains: domains.iter().cloned().collect(), ahead: VecDeque::new() }
+        AtrnClaims { domains: domains.iter().cloned().collect(), ahead: VecDeque::new(), passed: None }
     }
 }
 
@@ -67,22 +69,19 @@ impl Scheduler {
     /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
     fn read_ahead(&self, claims: &mut AtrnClaims) -> Result<bool, QueueError> {
         let now = self.inner.clock.now();
-        let mut limit = PAGE;
         while let Some(domain) = claims.domains.front() {
-            let rows = self.inner.queue.due_in_domain(domain, now, limit)?;
-            let all = rows.len() < limit;
+            let rows = self.inner.queue.due_in_domain(domain, claims.passed, now, PAGE)?;
+            let last = rows.last().filter(|_| rows.len() == PAGE).map(Due::place);
             let lanes = self.inner.lock();
             claims.ahead.extend(rows.into_iter().filter(|due| lanes.may_claim(due)));
             drop(lanes);
             if !claims.ahead.is_empty() {
                 return Ok(true);
             }
-            if all {
+            // A page full of what others have claimed, or of what is suspended: the next one.
+            claims.passed = last;
+            if last.is_none() {
                 claims.domains.pop_front();
-                limit = PAGE;
-            } else {
-                // A page full of what others have claimed.
-                limit = limit.saturating_mul(2);
             }
         }
         Ok(false)

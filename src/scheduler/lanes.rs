@@ -30,12 +30,15 @@
 //! `now` is a steady second everywhere here ([`crate::clock::Clock::steady`]): whatever is done to the system's clock,
 //! no lane waits longer for it.
 //!
+//! Mail that is suspended takes none either and is not held here (`suspended`).
+//!
 //! Mail that is fetched with ATRN takes no turns and is not held here: it stays in the database until somebody who
 //! fetches it claims it (`claims`), which puts it in flight as a turn does.
 
 mod backoff;
 mod claims;
 mod lane;
+mod suspended;
 mod window;
 mod worker_quota;
 
@@ -51,7 +54,7 @@ use crate::clock::Moment;
 use crate::config::{AtrnDomains, Route, SchedulerSettings, atrn};
 use crate::kit::bounded::TtlMap;
 use crate::mail::{Domain, Lifetimes, Priority};
-use crate::queue::{BackoffRow, Due, Job, JobRecipient, RecipientId};
+use crate::queue::{BackoffRow, Due, Job, JobRecipient, RecipientId, Submitted, Suspensions};
 
 use super::retry::Schedule;
 use super::turns::Turns;
@@ -77,6 +80,7 @@ struct RecipientEntry {
     attempts: u32,
     priority: Priority,
     tls_optional: bool,
+    submitted: Option<Arc<Submitted>>,
     /// In flight; otherwise in its lane's line.
     in_flight: bool,
 }
@@ -88,6 +92,8 @@ pub struct Lanes {
     settings: SchedulerSettings,
     /// Domains whose mail is fetched.
     atrn: AtrnDomains,
+    /// Whose mail is not tried.
+    suspensions: Suspensions,
     schedule: Schedule,
     random: fastrand::Rng,
     lanes: HashMap<Arc<str>, Lane>,
@@ -129,6 +135,7 @@ impl Lanes {
             schedule: Schedule::new(settings.schedule.clone()),
             settings,
             atrn: AtrnDomains::default(),
+            suspensions: Suspensions::default(),
             random: fastrand::Rng::with_seed(seed),
             lanes: HashMap::new(),
             turns: Default::default(),
@@ -311,8 +318,9 @@ impl Lanes {
 
     fn know(&mut self, due: &Due, lane: &Arc<str>, in_flight: bool) {
         let Due { due_at, attempts, priority, tls_optional, .. } = *due;
-        let (lane, domain) = (lane.clone(), due.domain.clone());
-        let entry = RecipientEntry { lane, domain, due_at, attempts, priority, tls_optional, in_flight };
+        let (lane, domain, submitted) = (lane.clone(), due.domain.clone(), due.submitted.clone());
+        let entry =
+            RecipientEntry { lane, domain, due_at, attempts, priority, tls_optional, submitted, in_flight };
         self.known.insert(due.recipient, entry);
     }
 

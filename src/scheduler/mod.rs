@@ -23,7 +23,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
 use crate::mail::Domain;
 use crate::maillog;
-use crate::queue::{BackoffRow, Event, Job, LaneHealth, Over, Queue, QueueError, RecipientId};
+use crate::queue::{BackoffRow, Event, Job, LaneHealth, Over, Queue, QueueError, RecipientId, Suspensions};
 
 pub use atrn_claims::AtrnClaims;
 use lanes::{LaneChange, LaneState, Lanes};
@@ -85,6 +85,9 @@ impl Scheduler {
         for row in queue.backoffs()? {
             lanes.restore(row, at);
         }
+        let suspensions = Suspensions::on(queue.suspensions(at.now)?, at.now);
+        suspensions.not_in(&Suspensions::default()).iter().for_each(maillog::suspended);
+        lanes.set_suspensions(suspensions);
         if queue.is_ahead_of(at.now) {
             // What it showed before, nobody knows.
             queue.clock_was_set_back(at.now, at.now, lanes.longest_wait_secs());
@@ -324,8 +327,10 @@ impl Thread {
         inner.queue.set_time(confirmed);
         let ended = Over::at(confirmed, inner.lock().lifetimes());
         let ready = || inner.work.notify_one();
-        let Looked { over, forgotten, set_back_from } =
+        let Looked { over, forgotten, set_back_from, suspended, resumed } =
             self.reader.look(&*inner.queue, &inner.lanes, &ready, at, &ended)?;
+        suspended.iter().for_each(maillog::suspended);
+        resumed.iter().for_each(|row| maillog::resumed(row, at.now));
         if let Some(before) = set_back_from {
             inner.queue.clock_was_set_back(before, at.now, inner.lock().longest_wait_secs());
         }

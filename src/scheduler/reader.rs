@@ -11,7 +11,9 @@ use std::time::Duration;
 use crate::clock::{Moment, STEP_SECS};
 use crate::config::atrn;
 use crate::mail::Priority;
-use crate::queue::{Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId};
+use crate::queue::{
+    Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId, Suspension, Suspensions,
+};
 
 use super::lanes::{Lanes, Refill, just_before};
 
@@ -52,6 +54,10 @@ pub(crate) struct Looked {
     /// The clock was set back since the last look, and would show this otherwise: what was written in the future is to
     /// be mended ([`crate::queue::Queue::clock_was_set_back`]).
     pub(crate) set_back_from: Option<i64>,
+    /// What is suspended from now on.
+    pub(crate) suspended: Vec<Suspension>,
+    /// What is suspended no longer.
+    pub(crate) resumed: Vec<Suspension>,
 }
 
 /// How far the due recipients have been read.
@@ -72,6 +78,8 @@ pub(crate) struct Reader {
     next_sweep: i64,
     /// Another process wrote to the database. A lane whose row it deleted no longer backs off.
     backoffs_changed: bool,
+    /// The same, perhaps to `suspensions`.
+    suspensions_changed: bool,
     /// The moment of the last look.
     looked_at: Moment,
 }
@@ -93,6 +101,7 @@ impl Reader {
             sweep: None,
             next_sweep: at.steady + SWEEP_SECS,
             backoffs_changed: false,
+            suspensions_changed: false,
             looked_at: at,
         }
     }
@@ -141,7 +150,7 @@ impl Reader {
             }
             Event::ChangedOutside => {
                 lanes.forget_waiting();
-                self.backoffs_changed = true;
+                (self.backoffs_changed, self.suspensions_changed) = (true, true);
                 // The operator may have asked for bounces.
                 self.expiry = Some(ExpiryCursor::default());
                 self.read_again();
@@ -196,7 +205,9 @@ impl Reader {
             let rows = rows.backoffs()?;
             self.backoffs_changed = !lock(lanes).end_backoff_without_row(&rows, steady);
         }
-        let mut looked = Looked { over: lock(lanes).wake(steady), forgotten: 0, set_back_from };
+        let (suspended, resumed) = self.see_suspensions(rows, lanes, now)?;
+        let woken = lock(lanes).wake(steady);
+        let mut looked = Looked { over: woken, forgotten: 0, set_back_from, suspended, resumed };
         if self.next_due <= now {
             self.read_due(rows, lanes, ready, at)?;
         }
@@ -238,6 +249,32 @@ impl Reader {
             (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, at)?;
         }
         Ok(looked)
+    }
+
+    /// Takes what somebody suspended or resumed, and what is over; gives what is suspended now and was not before, and
+    /// the other way round.
+    fn see_suspensions(
+        &mut self,
+        rows: &dyn Reads,
+        lanes: &Mutex<Lanes>,
+        now: i64,
+    ) -> Result<(Vec<Suspension>, Vec<Suspension>), QueueError> {
+        if !self.suspensions_changed && !lock(lanes).suspensions().has_ended(now) {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let is = match self.suspensions_changed {
+            true => Suspensions::on(rows.suspensions(now)?, now),
+            false => lock(lanes).suspensions().without_ended(now),
+        };
+        self.suspensions_changed = false;
+        let was = lock(lanes).set_suspensions(is.clone());
+        let (suspended, ended) = (is.not_in(&was), was.not_in(&is));
+        let resumed: Vec<Suspension> = ended.into_iter().filter(|row| !is.has(&row.whose)).collect();
+        if is != was {
+            // As at a start: what waited is forgotten, and what was suspended is read.
+            self.read_again();
+        }
+        Ok((suspended, resumed))
     }
 
     fn read_due(
@@ -292,9 +329,9 @@ fn survey(
 /// Fills a lane of one domain, whose rows stand together.
 fn fill(rows: &dyn Reads, lanes: &Mutex<Lanes>, refill: &Refill, at: Moment) -> Result<(), QueueError> {
     let Some(domain) = &refill.domain else { return Ok(()) };
-    // The read is from the start, so it also gives rows that are in memory already.
+    // The read is from the start, or from behind what is suspended there: it also gives rows that are in memory.
     let limit = refill.room + refill.known;
-    let found = rows.due_in_domain(domain, at.now, limit)?;
+    let found = rows.due_in_domain(domain, refill.passed, at.now, limit)?;
     let searched = found.last().filter(|_| found.len() == limit).map(Due::cursor);
     lock(lanes).refilled(refill, found, searched, at.steady);
     Ok(())
@@ -369,7 +406,7 @@ pub(super) fn rows_of_lanes(
         let lanes = lock(lanes);
         let with_lane = |due: Due| {
             let at = *by_lane.get(&*lanes.lane_of(&due.domain))?;
-            (!lanes.knows(&due)).then_some((at, due))
+            (!lanes.knows(&due) && !lanes.is_suspended(&due)).then_some((at, due))
         };
         rows.into_iter().filter_map(with_lane).collect::<Vec<(usize, Due)>>()
     };
@@ -414,7 +451,7 @@ fn sweep(
             lanes.known_of(domain)
         };
         // This reads all rows in memory and a page more. If even more were lost, the next sweep finds them.
-        let overdue = rows.due_in_domain(domain, now - SWEEP_SECS, known + portions.page)?;
+        let overdue = rows.due_in_domain(domain, None, now - SWEEP_SECS, known + portions.page)?;
         let mut lanes = lock(lanes);
         for due in overdue {
             if !lanes.accounts_for(&due) {

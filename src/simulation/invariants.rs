@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::STEP_SECS;
 use crate::config::InDoubt;
 use crate::mail::Priority;
-use crate::queue::{Job, Waits};
+use crate::queue::{Job, RecipientId, Waits};
 
 use super::hosts::DOMAINS;
 use super::world::{Flight, World};
@@ -29,6 +29,13 @@ impl World<'_> {
         }
         if job.expired {
             return;
+        }
+        let ids: Vec<RecipientId> = job.recipient_ids().collect();
+        let suspended = |row: &Waits| ids.contains(&row.recipient) && self.is_suspended(row);
+        if !self.suspended.is_empty()
+            && let Some(row) = self.queue.waiting().into_iter().find(suspended)
+        {
+            panic!("{row:?} is suspended and has a turn");
         }
         let workers = self.settings.workers;
         let busy = self.under_way().filter(|flight| flight.job.lane == job.lane).count();
@@ -67,6 +74,13 @@ impl World<'_> {
         }
     }
 
+    /// Whether something means it that somebody has suspended.
+    fn is_suspended(&self, row: &Waits) -> bool {
+        let by = row.submitted.as_ref();
+        let (user, tag) = (by.and_then(|by| by.user.as_deref()), by.and_then(|by| by.tag.as_deref()));
+        self.suspended.iter().any(|other| other.whose.means(row.domain.as_str(), user, tag))
+    }
+
     /// Gives a recipient that is due or past its lifetime although nothing keeps it from being tried or bounced.
     pub(super) fn overdue(&self) -> Option<String> {
         if self.all_hang() {
@@ -82,7 +96,8 @@ impl World<'_> {
             let backs_off = self.troubled.get(&lane).is_some_and(|until| *until >= self.clock.steady());
             // Jobs with silent hosts may use up the lane's limit or its quota of workers.
             let hangs = self.under_way().any(|flight| flight.job.lane == lane) || !lanes.has_quota(&lane);
-            let is_due = row.next < self.now && !backs_off && !hangs && !row.to_bounce;
+            let is_due =
+                row.next < self.now && !backs_off && !hangs && !row.to_bounce && !self.is_suspended(row);
             let ends = row.to_bounce || row.ends_at + EXPIRY_SLACK_SECS < self.clock.confirmed();
             (is_due || ends).then(|| format!("in {lane}: {row:?}"))
         };

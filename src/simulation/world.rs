@@ -12,7 +12,7 @@ use crate::mail::{
 };
 use crate::queue::{
     BackoffRow, ByHand, Disk, Event, Finished, Hand, Job, Kick, LaneHealth, NewMessage, NextState, Origin,
-    Over, QueuedMessage, RecipientId, Settlement,
+    Over, QueuedMessage, RecipientId, Settlement, Suspension, Suspensions, Whose,
 };
 use crate::scheduler::lanes::{LaneChange, Lanes, Windows};
 use crate::scheduler::reader::{Portions, Reader};
@@ -62,6 +62,8 @@ pub(super) struct World<'d> {
     events: VecDeque<Event>,
     /// Lanes in trouble, by the simulation's own account, and until when each backs off.
     pub(super) troubled: BTreeMap<Arc<str>, i64>,
+    /// What is suspended, by the simulation's own account.
+    pub(super) suspended: Vec<Suspension>,
     /// Transactions at once that each lane has earned since the start, by the simulation's own account. A lane whose
     /// hosts never answered has no entry.
     pub(super) earned: BTreeMap<Arc<str>, usize>,
@@ -105,6 +107,7 @@ impl<'d> World<'d> {
             unwritten: Vec::new(),
             events: VecDeque::new(),
             troubled: BTreeMap::new(),
+            suspended: Vec::new(),
             earned: BTreeMap::new(),
             passed_over: BTreeMap::new(),
             accepted: 0,
@@ -123,6 +126,7 @@ impl<'d> World<'d> {
             89..93 => self.pass(1..120),
             93 => self.pass(600..7200),
             94 => self.hosts.change(&mut self.random),
+            95 if self.random.u32(..3) == 0 => self.suspend(),
             95 => self.hand(),
             96 => self.kick(),
             97 if self.random.u32(..3) == 0 => self.set_clock(),
@@ -155,6 +159,7 @@ impl<'d> World<'d> {
         self.now = self.clock.now();
         self.clock.confirmed();
         self.queue.set_now(self.now);
+        self.resume(|row, now| !row.is_on(now));
     }
 
     /// Somebody sets the clock: far forward for a few minutes, or back for good.
@@ -208,7 +213,9 @@ impl<'d> World<'d> {
         let sender = Some(address::parse("app@d0.test").unwrap());
         let envelope = Envelope { sender, recipients, handling, ..Envelope::default() };
         let cached = self.random.bool();
-        let message = self.message(envelope);
+        let mut message = self.message(envelope);
+        message.origin.user = [None, Some("app"), Some("bulk")][self.random.usize(..3)].map(str::to_owned);
+        message.labels.tag = (self.random.u32(..4) == 0).then(|| "news".to_owned());
         self.queue.accept(message, cached);
     }
 
@@ -389,6 +396,40 @@ impl<'d> World<'d> {
         self.events.push_back(Event::ChangedOutside);
     }
 
+    /// Somebody suspends something, or resumes all of it; within two seconds it is noticed.
+    fn suspend(&mut self) {
+        if self.random.u32(..3) == 0 {
+            self.resume(|_, _| true);
+        } else {
+            let whose = match self.random.u32(..5) {
+                0 => Whose::User("bulk".to_owned()),
+                1 => Whose::Tag("news".to_owned()),
+                2 => Whose::domain("*.some.test").unwrap(),
+                _ => Whose::domain(self.any_domain().as_str()).unwrap(),
+            };
+            let until = self.random.bool().then(|| self.now + self.random.i64(1..3600));
+            let (reason, login) = (None, String::new());
+            let row = Suspension { whose, since: self.now, until, reason, login };
+            self.queue.suspend(&row);
+            self.suspended.retain(|other| other.whose != row.whose);
+            self.suspended.push(row);
+        }
+        self.events.push_back(Event::ChangedOutside);
+        while let Some(event) = self.events.pop_front() {
+            self.hear_one(event);
+        }
+        self.look();
+    }
+
+    /// These are resumed; what is over goes from the table, as the real one purges it.
+    fn resume(&mut self, is_meant: impl Fn(&Suspension, i64) -> bool) {
+        let (gone, left) =
+            std::mem::take(&mut self.suspended).into_iter().partition(|row| is_meant(row, self.now));
+        self.suspended = left;
+        let gone: Vec<Suspension> = gone;
+        gone.iter().for_each(|row| self.queue.resume(&row.whose));
+    }
+
     /// These lanes no longer back off. The scheduler may notice it from now on.
     fn forgive(&mut self, is_meant: &dyn Fn(&str) -> bool) {
         for (_, until) in self.troubled.iter_mut().filter(|(lane, _)| is_meant(lane)) {
@@ -448,6 +489,8 @@ impl<'d> World<'d> {
         let until = |row: &BackoffRow| at.steady + (row.backoff_until - at.now).min(longest);
         self.troubled = rows.iter().map(|row| (row.lane.as_str().into(), until(row))).collect();
         rows.into_iter().for_each(|row| lanes.restore(row, at));
+        let rows = self.queue.reads().suspensions(at.now).unwrap();
+        lanes.set_suspensions(Suspensions::on(rows, at.now));
         if self.queue.is_ahead_of(at.now) {
             self.queue.clock_was_set_back(at.now, at.now, longest);
         }
@@ -489,6 +532,10 @@ impl<'d> World<'d> {
         }
         for row in self.queue.waiting().iter().filter(|row| row.held) {
             self.queue.hand(row.recipient, Hand::Release);
+        }
+        // Some stay: what is suspended ends with its lifetime, like the rest.
+        if self.random.bool() {
+            self.resume(|_, _| true);
         }
         self.events.push_back(Event::ChangedOutside);
         let lifetimes = RELEASE_SECS + LIFETIME_SECS + BOUNCE_LIFETIME_SECS;

@@ -13,6 +13,7 @@ import threading
 import time
 
 import package
+import renewal
 import rpm
 from tools import *
 
@@ -249,6 +250,7 @@ BY_HAND = (
     sendmail_is_linked_by_hand,
     log_lines_have_their_priorities,
     reload_takes_a_good_config_and_keeps_the_old_one_at_a_bad_one,
+    renewal.certificates_are_renewed_by_the_recipes,
     systemd_gets_the_sockets,
     nobody_is_refused_while_it_restarts,
     a_reload_takes_no_listener_from_a_socket,

@@ -4,7 +4,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -18,13 +17,9 @@ use super::Finding;
 use crate::config::CertificateSettings;
 use crate::kit::text;
 use crate::mail::Domain;
-use crate::submission::tls::self_signed_paths;
+use crate::submission::certificate::{ENDS_SOON_SECS, ends_at};
 
 const ABOUT: &str = "certificate";
-/// Renewed later than this something is broken: ACME clients renew a month before the end.
-const EXPIRES_SOON_DAYS: u64 = 14;
-/// Later than any certificate can hold (they end in the year 9999 at the latest).
-const AFTER_ALL_TIME: Duration = Duration::from_secs(1 << 40);
 
 /// Looks at `[tls]`.
 pub(in crate::cli) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> Vec<Finding> {
@@ -47,35 +42,12 @@ pub(in crate::cli) fn look_at(tls: &CertificateSettings, hostname: &Domain) -> V
     }
 }
 
-/// When the certificate ends, Unix seconds; none where it cannot be read.
-pub(in crate::cli) fn ends_at(tls: &CertificateSettings) -> Option<i64> {
-    let path = match tls {
-        CertificateSettings::Files { certificate, .. } => certificate.clone(),
-        CertificateSettings::SelfSigned { directory } => self_signed_paths(directory).0,
-    };
-    let leaf = CertificateDer::pem_file_iter(path).ok()?.next()?.ok()?;
-    let verifier = verifier(Arc::new(aws_lc_rs::default_provider())).ok()?;
-    let any_name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
-    let ends = end(&|at| verifier.verify_server_cert(&leaf, &[], &any_name, &[], at).map(drop))?;
-    i64::try_from(ends).ok()
-}
-
 /// What a client that verifies would use.
 fn verifier(provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|error| error.to_string())
-}
-
-/// Dates are looked at first, so a verification after all time says when the certificate ends, in Unix seconds.
-fn end(verify: &dyn Fn(UnixTime) -> Result<(), Error>) -> Option<u64> {
-    match verify(UnixTime::since_unix_epoch(AFTER_ALL_TIME)) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some(not_after.as_secs())
-        }
-        _ => None,
-    }
 }
 
 fn files(certificate: &Path, key: &Path, hostname: &Domain) -> Result<Vec<Finding>, String> {
@@ -171,8 +143,8 @@ fn judge(
     // Dates do not depend on the name: any will do where the hostname is none that TLS knows.
     let asked = server.clone().unwrap_or(ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])));
     let verify = |at| verifier.verify_server_cert(leaf, issuers, &asked, &[], at).map(drop);
-    let until = end(&verify);
-    let ends = until.map_or_else(|| "it is not known when".to_owned(), day);
+    let until = ends_at(leaf);
+    let ends = until.map_or_else(|| "it is not known when".to_owned(), text::day);
     let mut findings = Vec::new();
     match verify(now) {
         Err(Error::InvalidCertificate(
@@ -181,11 +153,11 @@ fn judge(
             findings.push(Finding::problem(ABOUT, format!("expired on {ends}; renew it")));
         }
         Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
-            let text = format!("is not valid before {}; check the clock, or wait", day(not_before.as_secs()));
+            let text = format!("is not valid before {}; check the clock, or wait", day(not_before));
             findings.push(Finding::problem(ABOUT, text));
         }
-        _ => findings.push(match until.map(|until| until.saturating_sub(now.as_secs()) / 86_400) {
-            Some(days) if days < EXPIRES_SOON_DAYS => {
+        _ => findings.push(match until.map(|until| until.saturating_sub_unsigned(now.as_secs()) / 86_400) {
+            Some(days) if days < ENDS_SOON_SECS / 86_400 => {
                 Finding::warning(ABOUT, format!("holds until {ends}, for {days} days more; renew it"))
             }
             _ => Finding::ok(ABOUT, format!("holds until {ends}")),
@@ -209,12 +181,14 @@ fn trouble_with_name(
     })
 }
 
-fn day(unix_secs: u64) -> String {
-    text::day(i64::try_from(unix_secs).unwrap_or(i64::MAX))
+fn day(at: UnixTime) -> String {
+    text::day(i64::try_from(at.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cli::check::Level;
 
@@ -288,7 +262,6 @@ mod tests {
         }
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let settings = CertificateSettings::Files { certificate, key };
-        assert_eq!(ends_at(&settings), Some(1_893_456_000), "2030-01-01");
         let findings = look_at(&settings, &Domain::parse(NAME).unwrap());
         assert!(findings[1].text.contains("can be read by every user"), "{findings:?}");
     }

@@ -42,10 +42,22 @@ pub(super) fn change(
         }
         recipients += changed;
     }
+    // A kick or a release is no resume.
+    let suspended = match action {
+        Action::Kick | Action::Release => admin.suspended_of(&selection.filter())?,
+        Action::Hold | Action::Remove | Action::Bounce => 0,
+    };
     if selection.json {
-        return Ok(json_line(&serde_json::json!({ "action": action.as_str(), "recipients": recipients })));
+        let (action, suspended) = (action.as_str(), Some(suspended).filter(|count| *count > 0));
+        let mut answer = serde_json::json!({ "action": action, "recipients": recipients });
+        suspended.into_iter().for_each(|count| answer["suspended"] = count.into());
+        return Ok(json_line(&answer));
     }
-    Ok(format!("{} {}\n", number(recipients as i64, "recipient"), done(action)))
+    let mut answer = format!("{} {}\n", number(recipients as i64, "recipient"), done(action));
+    if suspended > 0 {
+        answer += &format!("({suspended} of them still suspended: `postrider queue suspensions`)\n");
+    }
+    Ok(answer)
 }
 
 fn act(admin: &dyn AdminStore, action: Action, which: &Filter) -> Result<usize, QueueError> {
@@ -122,6 +134,6 @@ fn numbers(selected: &Selected) -> String {
     )
 }
 
-fn number(number: i64, what: &str) -> String {
+pub(super) fn number(number: i64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -230,6 +230,10 @@ fn next_words(next: &str, line: &Line, now: &str) -> String {
         "held" => ", not tried until `postrider queue release`".to_owned(),
         "bounce" => ", to be returned to the sender".to_owned(),
         "ATRN" => ", until it is fetched".to_owned(),
+        "suspended" => {
+            ", suspended until `postrider queue resume` or its time; `postrider queue suspensions` says why"
+                .to_owned()
+        }
         due if due <= now => {
             let address = printable(line.recipient.as_bytes());
             format!(

@@ -10,8 +10,8 @@ pub(super) const KEYS: &[Def] = &[
         "metrics.listen",
         List(0, &Socket),
         Is("[]"),
-        "Where metrics, health checks and the status page can be read over HTTP, such as [\"127.0.0.1:9587\"], or a \
-         socket in the file system, [\"unix:/run/postrider/metrics.sock\"]. Nowhere by default: whoever reads them sees \
+        "Where metrics, health checks and the status page can be read over HTTP, such as \"127.0.0.1:9587\", or a \
+         socket in the file system, \"unix:/run/postrider/metrics.sock\". Nowhere by default: whoever reads them sees \
          who mails whom. An address that is not loopback needs token_file.",
     ),
     def(

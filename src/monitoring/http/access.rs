@@ -9,10 +9,31 @@ use aws_lc_rs::digest::{Digest, SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::config::{TOKEN_BYTES_MIN, first_line};
+use crate::config::{ListenAddress, TOKEN_BYTES_MIN, first_line};
 
 use super::request::Request;
 use super::response::{Response, Status};
+
+/// From where a listener is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReachedFrom {
+    /// A socket in the file system, which says who may connect.
+    FileSystem,
+    /// This machine.
+    Loopback,
+    /// Other machines.
+    Elsewhere,
+}
+
+impl ReachedFrom {
+    pub(super) fn of(address: &ListenAddress) -> ReachedFrom {
+        match address {
+            ListenAddress::Unix(_) => ReachedFrom::FileSystem,
+            ListenAddress::Ip(ip) if ip.ip().is_loopback() => ReachedFrom::Loopback,
+            ListenAddress::Ip(_) => ReachedFrom::Elsewhere,
+        }
+    }
+}
 
 /// The token, as its digest: two of them take the same time to compare, whatever their tokens' lengths.
 #[derive(Clone)]
@@ -24,7 +45,9 @@ impl Token {
     /// # Errors
     /// It cannot be read, or holds none.
     pub(super) fn read(path: &Path) -> io::Result<Token> {
-        let token = first_line(path)?.filter(|token| token.len() >= TOKEN_BYTES_MIN);
+        let token = first_line(path)?
+            .map(|line| line.trim().to_owned())
+            .filter(|token| token.len() >= TOKEN_BYTES_MIN);
         let none = || io::Error::new(io::ErrorKind::InvalidData, "it has no token in its first line");
         token.map(|token| Token(digest(&SHA256, token.as_bytes()))).ok_or_else(none)
     }
@@ -35,22 +58,26 @@ impl Token {
 }
 
 /// None: the answer may be given.
-pub(super) fn refusal(request: &Request, is_unix: bool, token: Option<&Token>) -> Option<Response> {
+pub(super) fn refusal(request: &Request, reached: ReachedFrom, token: Option<&Token>) -> Option<Response> {
     match token {
-        _ if is_unix => None,
+        _ if reached == ReachedFrom::FileSystem => None,
         Some(token) if given(request).is_some_and(|given| token.is(&given)) => None,
-        Some(_) => Some(
-            Response::text(Status::Unauthorized, "the token in [metrics] token_file is asked for\n")
-                .with("WWW-Authenticate", "Bearer realm=\"postrider\"")
-                // For people: a browser asks for a name and a password, and the password is the token.
-                .with("WWW-Authenticate", "Basic realm=\"postrider\", charset=\"UTF-8\""),
-        ),
+        // Without a token nothing listens there any more: this connection is older than the reload that closed it.
+        None if reached == ReachedFrom::Elsewhere => Some(unauthorized()),
+        Some(_) => Some(unauthorized()),
         None if request.is_for_this_machine() => None,
         None => Some(Response::text(
             Status::Misdirected,
             "without [metrics] token_file this answers to localhost and to IP addresses, not to other names\n",
         )),
     }
+}
+
+fn unauthorized() -> Response {
+    Response::text(Status::Unauthorized, "the token in [metrics] token_file is asked for\n")
+        .with("WWW-Authenticate", "Bearer realm=\"postrider\"")
+        // For people: a browser asks for a name and a password, and the password is the token.
+        .with("WWW-Authenticate", "Basic realm=\"postrider\", charset=\"UTF-8\"")
 }
 
 /// RFC 6750 §2.1, or the password of RFC 7617.
@@ -86,9 +113,12 @@ mod tests {
     #[test]
     fn a_token_opens_and_nothing_like_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), format!("{TOKEN}\n")).unwrap();
+        // A blank behind it is seen by nobody, and no client sends it.
+        std::fs::write(file.path(), format!("{TOKEN} \n")).unwrap();
         let token = Token::read(file.path()).unwrap();
-        let opens = |field: &str| refusal(&asked("any.test", Some(field)), false, Some(&token)).is_none();
+        let opens = |field: &str| {
+            refusal(&asked("any.test", Some(field)), ReachedFrom::Elsewhere, Some(&token)).is_none()
+        };
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
         for field in [format!("Bearer {TOKEN}"), format!("bEARER  {TOKEN} "), basic(&format!("me:{TOKEN}"))] {
             assert!(opens(&field), "{field}");
@@ -106,9 +136,12 @@ mod tests {
         ] {
             assert!(!opens(&field), "{field}");
         }
-        assert!(refusal(&asked("127.0.0.1", None), false, Some(&token)).is_some(), "from loopback too");
         assert!(
-            refusal(&asked("any.test", None), true, Some(&token)).is_none(),
+            refusal(&asked("127.0.0.1", None), ReachedFrom::Loopback, Some(&token)).is_some(),
+            "from loopback too"
+        );
+        assert!(
+            refusal(&asked("any.test", None), ReachedFrom::FileSystem, Some(&token)).is_none(),
             "the file system says who may"
         );
         std::fs::write(file.path(), "short\n").unwrap();
@@ -117,8 +150,10 @@ mod tests {
 
     #[test]
     fn without_a_token_no_other_name_leads_here() {
-        assert!(refusal(&asked("localhost:9587", None), false, None).is_none());
-        assert!(refusal(&asked("evil.test", None), false, None).is_some());
-        assert!(refusal(&asked("evil.test", None), true, None).is_none());
+        let is_refused = |host: &str, reached| refusal(&asked(host, None), reached, None).is_some();
+        assert!(!is_refused("localhost:9587", ReachedFrom::Loopback));
+        assert!(is_refused("evil.test", ReachedFrom::Loopback));
+        assert!(!is_refused("evil.test", ReachedFrom::FileSystem));
+        assert!(is_refused("localhost:9587", ReachedFrom::Elsewhere), "a token is gone, a connection is not");
     }
 }

@@ -89,11 +89,12 @@ fn cut(socket: &Socket) {
 }
 
 impl Place<'_> {
-    fn set_busy(&self, is_busy: bool) {
+    /// False: it was cut off, and nobody waits for an answer.
+    #[must_use]
+    fn set_busy(&self, is_busy: bool) -> bool {
         let mut table = self.connections.table();
-        if let Some(found) = table.open.iter_mut().find(|connection| connection.number == self.number) {
-            found.is_busy = is_busy;
-        }
+        let found = table.open.iter_mut().find(|connection| connection.number == self.number);
+        found.map(|connection| connection.is_busy = is_busy).is_some()
     }
 }
 
@@ -110,9 +111,11 @@ pub(super) fn serve(place: &Place<'_>, socket: &Socket, now: i64, answer: impl F
     let Ok(request) = read(socket, Instant::now() + REQUEST_PATIENCE) else { return };
     let (response, is_head) = match request {
         Ok(request) => {
-            place.set_busy(true);
+            if !place.set_busy(true) {
+                return;
+            }
             let response = answer(&request);
-            place.set_busy(false);
+            let _ = place.set_busy(false);
             (response, request.is_head)
         }
         Err(response) => (response, false),
@@ -221,15 +224,16 @@ mod tests {
         let pairs: Vec<_> = (0..=CONNECTIONS_MAX).map(|_| pair()).collect();
         let mut places: Vec<_> =
             pairs[..CONNECTIONS_MAX].iter().map(|(socket, _)| connections.admit(socket).unwrap()).collect();
-        places[1..].iter().for_each(|place| place.set_busy(true));
+        assert!(places[1..].iter().all(|place| place.set_busy(true)));
         // The first is the only one that is waited for.
         places.push(connections.admit(&pairs[CONNECTIONS_MAX].0).expect("there is room"));
         assert_eq!((&pairs[0].1).read(&mut [0]).unwrap(), 0, "it was cut off");
         assert_eq!(connections.table().open.len(), CONNECTIONS_MAX);
+        assert!(!places[0].set_busy(true), "nothing is worked out for it");
         // Its thread ends only now.
         drop(places.remove(0));
         assert_eq!(connections.table().open.len(), CONNECTIONS_MAX);
-        places.iter().for_each(|place| place.set_busy(true));
+        assert!(places.iter().all(|place| place.set_busy(true)));
         let (late, _other) = pair();
         assert!(connections.admit(&late).is_none());
         drop(places);

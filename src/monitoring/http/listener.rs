@@ -14,6 +14,7 @@ use socket2::{Domain as Family, Socket, Type};
 use crate::config::{ListenAddress, SocketAccess};
 use crate::submission::unix_socket::{self, SocketFile};
 
+use super::access::ReachedFrom;
 use super::{Shared, connections};
 
 /// Connections that wait to be accepted.
@@ -63,10 +64,10 @@ impl Listener {
         // Somebody else may take the connection that poll(2) told of.
         socket.set_nonblocking(true)?;
         let (ended, running) = io::pipe()?;
-        let (shared, is_unix) = (Arc::clone(shared), file.is_some());
+        let (shared, reached) = (Arc::clone(shared), ReachedFrom::of(&bound.address));
         let thread = thread::Builder::new()
             .name("monitoring".to_owned())
-            .spawn(move || accept_all(&socket, &ended, is_unix, &shared))?;
+            .spawn(move || accept_all(&socket, &ended, reached, &shared))?;
         Ok(Listener { bound, local, _file: file, running, thread })
     }
 
@@ -88,10 +89,10 @@ impl Listener {
     }
 }
 
-fn accept_all(socket: &Socket, ended: &PipeReader, is_unix: bool, shared: &Arc<Shared>) {
+fn accept_all(socket: &Socket, ended: &PipeReader, reached: ReachedFrom, shared: &Arc<Shared>) {
     while wait(socket, ended) {
         match socket.accept() {
-            Ok((connection, _)) => open(connection, is_unix, shared),
+            Ok((connection, _)) => open(connection, reached, shared),
             // It went away meanwhile.
             Err(error)
                 if matches!(
@@ -120,7 +121,7 @@ fn wait(socket: &Socket, ended: &PipeReader) -> bool {
 }
 
 /// Gives the connection a thread, or sends it away.
-fn open(connection: Socket, is_unix: bool, shared: &Arc<Shared>) {
+fn open(connection: Socket, reached: ReachedFrom, shared: &Arc<Shared>) {
     let connection = Arc::new(connection);
     let (socket, own) = (Arc::clone(&connection), Arc::clone(shared));
     let (admitted, is_admitted) = crossbeam_channel::bounded(1);
@@ -128,7 +129,7 @@ fn open(connection: Socket, is_unix: bool, shared: &Arc<Shared>) {
         let place = own.connections.admit(&socket);
         let _ = admitted.send(place.is_some());
         if let Some(place) = place {
-            connections::serve(&place, &socket, own.clock.now(), |request| own.answer(request, is_unix));
+            connections::serve(&place, &socket, own.clock.now(), |request| own.answer(request, reached));
         }
     };
     let started = thread::Builder::new().name("monitoring".to_owned()).spawn(work).is_ok();

@@ -1,30 +1,37 @@
-//! The numbers of the status page, counted by one thread: at most once a second, only while somebody looks, and each
-//! part rests for many times as long as it took. The page shows what was counted last, and says how old it is.
+//! The numbers of the status page and of `postrider top`: at most once a second, only while somebody looks, and each
+//! part rests for many times as long as it took. The page shows what was counted last, and says how old it is; one
+//! thread counts for all who look.
 //!
 //! The connection is opened for each round and closed after it: nothing is held while nobody looks.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::config::atrn;
 use crate::mail::Domain;
-use crate::queue::admin::{Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount};
+use crate::queue::admin::{
+    Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount, Refusal,
+};
 use crate::queue::{BackoffRow, HostSetting, QueueError};
 use crate::scheduler::Scheduler;
 
 /// Minutes in the plots.
-pub(super) const MINUTES: i64 = 60;
+pub const MINUTES: i64 = 60;
 /// A message has its id before it is on disk: the counts of so many last minutes are made again.
 const MINUTES_MOVING: i64 = 3;
 /// Lanes that are shown.
 pub(super) const LANES_MAX: usize = 12;
 /// Groups of failures that are shown.
 const FAILURES_MAX: u32 = 10;
+/// So far back they are counted.
+const FAILURES_SECS: i64 = 86_400;
 /// Recipients that have waited for longest.
 const OLDEST_MAX: u32 = 8;
+/// Attempts that were refused last.
+const REFUSALS_MAX: u32 = 30;
 /// Rows of `host_settings` that are shown of each kind.
 pub(super) const HOSTS_MAX: usize = 10;
 /// No part is counted more often.
@@ -36,46 +43,67 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(60);
 
 /// What the page is made from.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Snapshot {
+pub struct Snapshot {
     /// When the part that is oldest was counted, Unix seconds.
-    pub(super) at: i64,
-    pub(super) messages: u64,
-    pub(super) waiting: Waiting,
-    pub(super) minutes: Vec<MinuteCount>,
-    pub(super) failures: Vec<FailureGroup>,
-    pub(super) oldest: Vec<Line>,
-    pub(super) hosts: Vec<HostSetting>,
-    pub(super) policies: Vec<PolicyCount>,
+    pub at: i64,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Their recipients.
+    pub waiting: Waiting,
+    /// The last hour; minutes in which nothing happened are left out.
+    pub minutes: Vec<MinuteCount>,
+    /// What the world refuses.
+    pub failures: Vec<FailureGroup>,
+    /// What was refused last, the latest first.
+    pub refusals: Vec<Refusal>,
+    /// What has waited for longest.
+    pub oldest: Vec<Line>,
+    /// Throttles and workarounds.
+    pub hosts: Vec<HostSetting>,
+    /// TLS of today.
+    pub policies: Vec<PolicyCount>,
 }
 
 /// What waits, by lane and in all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub(super) recipients: u64,
-    pub(super) due: u64,
-    pub(super) backing_off: u64,
-    pub(super) held: u64,
+pub struct Waiting {
+    /// Recipients.
+    pub recipients: u64,
+    /// Of these, due, and in no lane that backs off.
+    pub due: u64,
+    /// Due, in a lane that backs off.
+    pub backing_off: u64,
+    /// Not tried until released.
+    pub held: u64,
     /// Until a user fetches it.
-    pub(super) to_fetch: u64,
+    pub to_fetch: u64,
     /// The fullest.
-    pub(super) lanes: Vec<LaneLine>,
-    pub(super) lanes_total: usize,
-    pub(super) lanes_backing_off: usize,
+    pub lanes: Vec<LaneLine>,
+    /// Lanes in which something waits.
+    pub lanes_total: usize,
+    /// Of these, backing off.
+    pub lanes_backing_off: usize,
 }
 
 /// A lane in which something waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct LaneLine {
-    pub(super) lane: String,
-    pub(super) waiting: u64,
-    pub(super) held: u64,
-    pub(super) due: u64,
-    pub(super) next_attempt_at: Option<i64>,
-    pub(super) oldest: i64,
+pub struct LaneLine {
+    /// Its name.
+    pub lane: String,
+    /// Recipients.
+    pub waiting: u64,
+    /// Of these, held.
+    pub held: u64,
+    /// Of these, due by their own time.
+    pub due: u64,
+    /// The first time at which one of them is due, Unix seconds.
+    pub next_attempt_at: Option<i64>,
+    /// When the first of them came, Unix seconds.
+    pub oldest: i64,
     /// Until when it backs off, how many failures there were in a row, and the last reply.
-    pub(super) backoff: Option<(i64, u32, String)>,
+    pub backoff: Option<(i64, u32, String)>,
     /// Who may fetch it.
-    pub(super) fetch: Option<String>,
+    pub fetch: Option<String>,
 }
 
 /// From domains to lanes. `backoffs` are all rows, also those that are over and those of mail to be fetched.
@@ -153,9 +181,9 @@ impl Rest {
     }
 }
 
-/// What the counting thread keeps from one round to the next.
+/// Whoever counts, and what it keeps from one round to the next.
 #[derive(Default)]
-struct Counter {
+pub struct Counter {
     snapshot: Snapshot,
     waiting: Rest,
     minutes: Rest,
@@ -164,12 +192,25 @@ struct Counter {
 }
 
 impl Counter {
-    fn round(&mut self, path: &Path, scheduler: &Scheduler, now: i64) -> Result<(), QueueError> {
-        let admin = Admin::to_read(path)?;
+    /// What was counted last.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Counts what does not rest.
+    ///
+    /// # Errors
+    /// The queue cannot be read.
+    pub fn round(
+        &mut self,
+        admin: &Admin,
+        lane_of: impl Fn(&Domain) -> Arc<str>,
+        now: i64,
+    ) -> Result<(), QueueError> {
         let Counter { snapshot, .. } = self;
         self.waiting.count(&mut snapshot.waiting, now, |_| {
             let backoffs = admin.backoffs()?;
-            Ok(waiting(admin.waiting_by_domain()?, |domain| scheduler.lane_of(domain), &backoffs, now))
+            Ok(waiting(admin.waiting_by_domain()?, lane_of, &backoffs, now))
         })?;
         let this = now.div_euclid(60);
         let last = self.minutes.counted.map(|(at, _)| at.div_euclid(60) - MINUTES_MOVING);
@@ -177,9 +218,12 @@ impl Counter {
         self.minutes.count(&mut snapshot.minutes, now, |before| {
             Ok(go_on(before, admin.by_minute(from)?, from, this))
         })?;
-        self.failures.count(&mut snapshot.failures, now, |_| admin.failure_groups(FAILURES_MAX))?;
+        self.failures.count(&mut snapshot.failures, now, |_| {
+            admin.failure_groups(now - FAILURES_SECS, FAILURES_MAX)
+        })?;
         self.rest.count(&mut snapshot.messages, now, |_| admin.messages())?;
         snapshot.oldest = admin.list(&Filter::all(), OLDEST_MAX)?;
+        snapshot.refusals = admin.refusals(REFUSALS_MAX)?;
         snapshot.hosts = admin.host_settings()?;
         snapshot.policies = admin.tls_policies(now)?;
         let counted = [&self.waiting, &self.minutes, &self.failures, &self.rest];
@@ -254,7 +298,9 @@ impl PageCounts {
     fn count(&self) {
         let mut counter = Counter::default();
         while self.wait_to_be_asked() {
-            let counted = counter.round(&self.0.path, &self.0.scheduler, self.0.clock.now());
+            let lane_of = |domain: &Domain| self.0.scheduler.lane_of(domain);
+            let counted = Admin::to_read(&self.0.path)
+                .and_then(|admin| counter.round(&admin, lane_of, self.0.clock.now()));
             let mut state = self.state();
             match counted {
                 Ok(()) => (state.snapshot, state.error) = (Some(Arc::new(counter.snapshot.clone())), None),

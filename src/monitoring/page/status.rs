@@ -54,8 +54,8 @@ fn counted_parts(html: &mut Html, snapshot: &Snapshot, now: i64) {
     lanes(html, &snapshot.waiting, now);
     failures(html, snapshot);
     html.raw("<div class=\"pair\">");
-    hosts(html, "Hosts throttled", "no host is given less", &snapshot.hosts, is_limit, now);
-    let is_workaround = |setting| !is_limit(setting);
+    hosts(html, "Hosts throttled", "no host is given less", &snapshot.hosts, Setting::is_limit, now);
+    let is_workaround = |setting: Setting| !setting.is_limit();
     hosts(html, "Workarounds", "every host works as it says", &snapshot.hosts, is_workaround, now);
     html.raw("</div>");
     policies(html, snapshot);
@@ -176,14 +176,11 @@ fn failures(html: &mut Html, snapshot: &Snapshot) {
             (1, Some(mx)) => mx.clone(),
             (hosts, Some(mx)) => format!("{mx} and {}", counted(hosts - 1, "other host")),
         };
-        let recipients = counted(group.recipients, "recipient");
+        let at_least = if group.is_full { "at least " } else { "" };
+        let recipients = format!("{at_least}{}", counted(group.recipients, "recipient"));
         html.text(&format!("{recipients} \u{b7} {host} \u{b7} last {} UTC", group.last)).raw("</p></li>");
     }
     html.raw("</ul></section>");
-}
-
-fn is_limit(setting: Setting) -> bool {
-    matches!(setting, Setting::Connections(_) | Setting::MessagesPerMinute(_))
 }
 
 fn hosts(

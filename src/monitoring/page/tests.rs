@@ -53,6 +53,7 @@ fn snapshot() -> Snapshot {
         failures: vec![FailureGroup {
             times: 6240,
             recipients: 12,
+            is_full: false,
             outcome: "deferred".to_owned(),
             phase: "rcpt".to_owned(),
             hosts: 2,
@@ -61,6 +62,7 @@ fn snapshot() -> Snapshot {
             is_remote: true,
             last: "2026-01-02 03:00:00".to_owned(),
         }],
+        refusals: Vec::new(),
         oldest: vec![line()],
         hosts: vec![host(Setting::Connections(2)), host(Setting::NoChunking)],
         policies: vec![PolicyCount { policy: "dane".to_owned(), sessions: 8, failed: 1 }],

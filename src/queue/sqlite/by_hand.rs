@@ -19,14 +19,14 @@ use crate::queue::shared::Shared;
 use crate::queue::writer::{Parts, Writer};
 use crate::queue::{
     AcceptError, Asker, BackoffRow, Event, Kick, MessageId, NewMessage, QueueError, QueuedMessage, Reads,
-    RecipientId, Settlement,
+    RecipientId, Settlement, Submitted, Suspension, Whose,
 };
 
 use super::admin::remove_one;
 use super::readers::{Readers, Source};
 use super::space::Space;
 use super::store::SqliteStore;
-use super::{message, migrate, open};
+use super::{message, migrate, open, suspensions};
 
 /// What is on disk.
 pub(crate) struct Disk(Connection);
@@ -38,7 +38,9 @@ impl Disk {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         conn.execute_batch("PRAGMA temp_store = MEMORY; CREATE TABLE clock (now INTEGER NOT NULL); INSERT INTO clock VALUES (0)")
             .unwrap();
-        conn.execute_batch(&migrate::SCHEMA.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
+        // A default cannot look.
+        let schema = migrate::SCHEMA.replace("DEFAULT (unixepoch())", "DEFAULT 0");
+        conn.execute_batch(&schema.replace("unixepoch()", "(SELECT now FROM clock)")).unwrap();
         Disk(conn)
     }
 }
@@ -64,6 +66,8 @@ pub(crate) struct Waits {
     pub(crate) ends_at: i64,
     /// Its sender asked for a later release.
     pub(crate) released_later: bool,
+    /// What it can be suspended by, beside its domain.
+    pub(crate) submitted: Option<Submitted>,
 }
 
 /// What a person with `sqlite3` or `postrider queue` does to a recipient.
@@ -204,6 +208,16 @@ impl<'d> ByHand<'d> {
         }
     }
 
+    /// Another process suspends this.
+    pub(crate) fn suspend(&self, row: &Suspension) {
+        suspensions::write(self.conn, row).unwrap();
+    }
+
+    /// Another process resumes this.
+    pub(crate) fn resume(&self, whose: &Whose) {
+        suspensions::delete(self.conn, Some(whose), self.now).unwrap();
+    }
+
     /// Another process deletes the first row of `backoffs`.
     pub(crate) fn delete_a_lane(&self) -> Option<String> {
         let first = self.reads().backoffs().unwrap().into_iter().next()?.lane;
@@ -214,7 +228,7 @@ impl<'d> ByHand<'d> {
     /// All that waits, by id.
     pub(crate) fn waiting(&self) -> Vec<Waits> {
         let sql = "SELECT r.id, r.domain, r.state = 'held', r.bounce_requested_at IS NOT NULL, r.next_attempt_at, m.ends_at,
-                          coalesce(m.release_at, 0) > (SELECT now FROM clock)
+                          coalesce(m.release_at, 0) > (SELECT now FROM clock), m.user, m.tag
                    FROM recipients r JOIN message_ends m ON m.id = r.message_id ORDER BY r.id";
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Waits {
@@ -225,6 +239,7 @@ impl<'d> ByHand<'d> {
                 next: row.get(4)?,
                 ends_at: row.get(5)?,
                 released_later: row.get(6)?,
+                submitted: Submitted::new(row.get(7)?, row.get(8)?),
             })
         };
         self.conn.prepare_cached(sql).unwrap().query_map([], row).unwrap().map(Result::unwrap).collect()

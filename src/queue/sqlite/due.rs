@@ -2,21 +2,28 @@
 //!
 //! Each walks along an index, however long the queue is.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::mail::{Address, Domain, Priority};
-use crate::queue::rows::{Due, DueCursor, DueDomains, Ending, Expired, ExpiryCursor, Over};
-use crate::queue::{MessageId, RecipientId};
+use crate::queue::rows::{Due, DueCursor, DueDomains, Ending, Expired, ExpiryCursor, Over, Place};
+use crate::queue::{MessageId, RecipientId, Submitted};
 
 use super::odd;
 
 macro_rules! recipients_due {
     ($which:literal) => {
+        recipients_due!("", $which)
+    };
+    ($index:literal, $which:literal) => {
         concat!(
-            "SELECT id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0), priority,
-             (SELECT tls_optional FROM messages WHERE messages.id = message_id) FROM recipients ",
+            "SELECT recipients.id, message_id, domain, next_attempt_at, max(attempts - kicked_attempts, 0),
+             recipients.priority, m.tls_optional, m.user, m.tag FROM recipients ",
+            $index,
+            " LEFT JOIN messages m ON m.id = message_id ",
             $which
         )
     };
@@ -33,6 +40,7 @@ fn due_row(row: &Row<'_>) -> Result<Due> {
         attempts: odd::count(row, 4)?,
         priority: Priority::clamped(odd::int(row, 5)?.unwrap_or_default()),
         tls_optional: odd::int(row, 6)? == Some(1),
+        submitted: Submitted::new(odd::text(row, 7)?, odd::text(row, 8)?).map(Arc::new),
         fresh: None,
     })
 }
@@ -44,24 +52,33 @@ pub(super) fn domain_from(text: &str) -> Domain {
 
 // Two questions, so that both are one walk along the index: the rest of a second, and what is later.
 pub(super) const DUE_SAME_SECOND: &str = recipients_due!(
-    "WHERE state = 'queued' AND next_attempt_at = ?1 AND id > ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3"
+    "WHERE state = 'queued' AND next_attempt_at = ?1 AND recipients.id > ?2 AND bounce_requested_at IS NULL
+    ORDER BY next_attempt_at, recipients.id LIMIT ?3"
 );
 pub(super) const DUE_LATER: &str = recipients_due!(
     "WHERE state = 'queued' AND next_attempt_at > ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3"
+    ORDER BY next_attempt_at, recipients.id LIMIT ?3"
 );
 // A question for each priority, so that each is one walk along the index, whatever else waits.
 pub(super) const DOMAIN_NEXT_PRIORITY: &str =
     "SELECT max(priority) FROM recipients WHERE domain = ?1 AND state = 'queued' AND priority < ?2";
 pub(super) const DOMAIN_OF_PRIORITY: &str = recipients_due!(
-    "WHERE domain = ?1 AND state = 'queued' AND priority = ?2 AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?4"
+    "WHERE domain = ?1 AND state = 'queued' AND recipients.priority = ?2 AND next_attempt_at <= ?3
+    AND bounce_requested_at IS NULL ORDER BY next_attempt_at, recipients.id LIMIT ?4"
+);
+// The same behind a place in it: the rest of its second, and what is later.
+pub(super) const DOMAIN_SAME_SECOND: &str = recipients_due!(
+    "WHERE domain = ?1 AND state = 'queued' AND recipients.priority = ?2 AND next_attempt_at = ?3 AND recipients.id > ?4
+    AND bounce_requested_at IS NULL ORDER BY recipients.id LIMIT ?5"
+);
+pub(super) const DOMAIN_LATER: &str = recipients_due!(
+    "WHERE domain = ?1 AND state = 'queued' AND recipients.priority = ?2 AND next_attempt_at > ?3
+    AND next_attempt_at <= ?4 AND bounce_requested_at IS NULL ORDER BY next_attempt_at, recipients.id LIMIT ?5"
 );
 /// `priority <> 0` lets SQLite see that the index serves.
 pub(super) const DUE_OF_PRIORITY: &str = recipients_due!(
-    "WHERE state = 'queued' AND priority <> 0 AND priority = ?1 AND next_attempt_at <= ?2 AND bounce_requested_at IS NULL
-    ORDER BY next_attempt_at, id LIMIT ?3"
+    "WHERE state = 'queued' AND recipients.priority <> 0 AND recipients.priority = ?1 AND next_attempt_at <= ?2
+    AND bounce_requested_at IS NULL ORDER BY next_attempt_at, recipients.id LIMIT ?3"
 );
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
 pub(super) const OLDEST_OF_PRIORITY: &str = "
@@ -70,8 +87,8 @@ pub(super) const OLDEST_OF_PRIORITY: &str = "
     ORDER BY next_attempt_at LIMIT 1";
 /// INDEXED BY: otherwise it walks through all that waits, in the order of ids.
 pub(super) const TO_BOUNCE: &str = recipients_due!(
-    "INDEXED BY recipients_to_bounce
-    WHERE bounce_requested_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2"
+    "INDEXED BY recipients_to_bounce",
+    "WHERE bounce_requested_at IS NOT NULL AND recipients.id > ?1 ORDER BY recipients.id LIMIT ?2"
 );
 /// Messages of one kind that are over. As above: the rest of a second, and what is later. Held messages stay here as
 /// long as they are held: a page of messages is walked at a time, whatever is found in it.
@@ -89,8 +106,9 @@ pub(super) fn over_sql(ending: Ending) -> [String; 2] {
         format!("{from} AND {time} > ?1 AND {time} <= ?2 ORDER BY {time}, id LIMIT ?3"),
     ]
 }
-pub(super) const QUEUED_OF_MESSAGE: &str =
-    recipients_due!("WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY id");
+pub(super) const QUEUED_OF_MESSAGE: &str = recipients_due!(
+    "WHERE message_id = ?1 AND state = 'queued' AND bounce_requested_at IS NULL ORDER BY recipients.id"
+);
 
 /// See [`crate::queue::Reads::due`].
 pub(super) fn due(conn: &Connection, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>> {
@@ -109,12 +127,22 @@ pub(super) fn due(conn: &Connection, after: DueCursor, until: i64, limit: usize)
 pub(super) fn due_in_domain(
     conn: &Connection,
     domain: &Domain,
+    after: Option<Place>,
     until: i64,
     limit: usize,
 ) -> Result<Vec<Due>> {
     let mut next_priority = conn.prepare_cached(DOMAIN_NEXT_PRIORITY)?;
     let mut found = Vec::new();
     let mut below = i64::MAX;
+    if let Some((Reverse(priority), DueCursor { at, id })) = after {
+        below = priority.value().into();
+        if id < i64::MAX && at <= until {
+            let place = params![domain.as_str(), below, at, id, limit as i64];
+            collect(conn, DOMAIN_SAME_SECOND, place, &mut found)?;
+        }
+        let rest = limit.saturating_sub(found.len()) as i64;
+        collect(conn, DOMAIN_LATER, params![domain.as_str(), below, at, until, rest], &mut found)?;
+    }
     while found.len() < limit {
         let priority = next_priority.query_row(params![domain.as_str(), below], |row| odd::int(row, 0))?;
         let Some(priority) = priority else { break };

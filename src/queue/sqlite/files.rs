@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::queue::error::QueueError;
 
-use super::wal;
+use super::{in_place, wal};
 
 /// Every SQLite database begins so.
 const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
@@ -97,10 +97,13 @@ impl Files {
             Err(TryLockError::Error(source)) => return Err(file_error(source)),
         }
         if found.nlink() > 1 {
+            in_place::undo_unfinished(path, &found).map_err(file_error)?;
+        }
+        if database.metadata().map_err(file_error)?.nlink() > 1 {
             return Err(QueueError::Unusable {
                 path: path.to_owned(),
                 why: "has a second name (a hard link), under which its log would not be found".to_owned(),
-                remedy: "`find -inum` shows it; remove the other name",
+                remedy: "`find -samefile` shows it; remove the other name, but first look whether it has a log (-wal)",
             });
         }
         Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None), content: Cell::new(None) })
@@ -280,6 +283,13 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// The process of the relay that has this database, where the system tells. The file itself is not opened: to close it
+/// would take SQLite's locks from this process.
+pub(super) fn in_use_by(path: &Path) -> Option<u32> {
+    let found = path.metadata().ok()?;
+    lock_holder(found.dev(), found.ino())
 }
 
 /// The process that has locked this file, where the system tells.

@@ -104,9 +104,9 @@ impl Condition {
         format!("SELECT count(DISTINCT lane) FROM ({LANES_OF} {domains}{LANES})")
     }
 
-    /// The domains that anybody waits for, each with its lane and why that waits.
-    pub(super) fn lanes() -> String {
-        format!("{LANES_OF} (SELECT DISTINCT domain FROM recipients){LANES}")
+    /// Each of these domains (a table or SELECT with a column `domain`) with its lane and why that waits.
+    pub(super) fn lanes_of(domains: &str) -> String {
+        format!("{LANES_OF} {domains}{LANES}")
     }
 
     /// A condition on the message: history has its columns too.

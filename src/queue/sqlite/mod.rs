@@ -20,6 +20,7 @@ mod files;
 mod filter;
 mod gauges;
 mod host_settings;
+mod in_place;
 mod integrity;
 mod kick;
 mod left_log;
@@ -42,6 +43,7 @@ pub(super) mod shell;
 mod space;
 mod store;
 mod sts_policies;
+mod suspensions;
 mod sweep;
 #[cfg(test)]
 mod tests;

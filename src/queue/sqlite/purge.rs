@@ -1,11 +1,11 @@
-//! Forgets history, dialogues, kicks, counted reports, policies and TLS results that are old enough, a small part at a
-//! time.
+//! Forgets history, dialogues, kicks, counted reports, policies, suspensions and TLS results that are old enough, a
+//! small part at a time.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result, params};
 
-use super::{dialogues, host_settings, odd, sts_policies, tls_reports};
+use super::{dialogues, host_settings, odd, sts_policies, suspensions, tls_reports};
 
 /// Rows looked at in one transaction.
 const ROWS: i64 = 500;
@@ -99,5 +99,6 @@ fn delete_old(conn: &Connection, now: i64, keep_secs: i64) -> Result<bool> {
         )?
         || dialogues::delete_old(conn, kept_from, ROWS)?
         || host_settings::delete_unused(conn, now, ROWS)?
+        || suspensions::delete_ended(conn, now, ROWS)?
         || sts_policies::delete_expired(conn, now, ROWS)?)
 }

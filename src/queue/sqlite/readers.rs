@@ -20,16 +20,18 @@ use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Small
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
-    Over, PendingReports,
+    Over, PendingReports, Place,
 };
-use crate::queue::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, Sweep, TlsReportDue};
+use crate::queue::{
+    HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, Suspension, Sweep, TlsReportDue,
+};
 
 use super::failure::{RECOVER, is_damage};
 use super::integrity::Found;
 use super::space::Space;
 use super::{
     backoffs, counts, due, gauges, host_settings, integrity, kick, locks, logins, message, reports,
-    sts_policies, sweep, tls_reports, tls_results,
+    sts_policies, suspensions, sweep, tls_reports, tls_results,
 };
 
 /// Where a connection to read with comes from.
@@ -180,8 +182,14 @@ impl<S: Source> Reads for S {
         self.read(|conn| due::due(conn, after, until, limit))
     }
 
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Answer<Vec<Due>> {
-        self.read(|conn| due::due_in_domain(conn, domain, until, limit))
+    fn due_in_domain(
+        &self,
+        domain: &Domain,
+        after: Option<Place>,
+        until: i64,
+        limit: usize,
+    ) -> Answer<Vec<Due>> {
+        self.read(|conn| due::due_in_domain(conn, domain, after, until, limit))
     }
 
     fn urgent(&self, until: i64, limit: usize) -> Answer<Vec<Due>> {
@@ -230,6 +238,10 @@ impl<S: Source> Reads for S {
 
     fn host_settings(&self) -> Answer<Vec<HostSetting>> {
         self.read(host_settings::read)
+    }
+
+    fn suspensions(&self, now: i64) -> Answer<Vec<Suspension>> {
+        self.read(|conn| suspensions::read(conn, now))
     }
 
     fn sts_policy(&self, domain: &str) -> Answer<Option<StsPolicyRow>> {

@@ -12,7 +12,7 @@ mod tables;
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -22,6 +22,7 @@ use crate::queue::shared::now_us;
 
 use super::failure::explain;
 use super::files::{Files, beside};
+use super::in_place::{DAMAGED, put_in_place};
 use super::{migrate, open, sweep};
 use tables::{TABLES, copy_table};
 
@@ -62,7 +63,7 @@ fn recover_into(
         }
     };
     // Both are closed before they change places.
-    recovered.kept = put_in_place(path, &fresh_path, "damaged")?.display().to_string();
+    recovered.kept = put_in_place(path, &fresh_path, DAMAGED)?.display().to_string();
     files.sync_directory()?;
     Ok(recovered)
 }
@@ -190,34 +191,6 @@ pub(super) fn create_as(owner: &Metadata, fresh: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The fresh database takes the place of the old one, which is kept with its log under a name with `word` in it.
-/// While it has both names no relay starts with it.
-pub(super) fn put_in_place(path: &Path, fresh: &Path, word: &str) -> Result<PathBuf, QueueError> {
-    let mut kept = beside(path, &format!(".{word}-{}", now_us() / 1_000_000));
-    if kept.exists() {
-        // Two in one second: the one before stays.
-        kept = beside(path, &format!(".{word}-{}", now_us()));
-    }
-    let change = || {
-        std::fs::hard_link(path, &kept)?;
-        for (suffix, is_kept) in [("-wal", true), ("-shm", false)] {
-            let from = beside(path, suffix);
-            let moved = if is_kept {
-                std::fs::rename(&from, beside(&kept, suffix))
-            } else {
-                std::fs::remove_file(from)
-            };
-            match moved {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        std::fs::rename(fresh, path)
-    };
-    change().map_err(|source| file_error(path, source))?;
-    Ok(kept)
-}
-
 pub(super) fn file_error(path: &Path, source: std::io::Error) -> QueueError {
     QueueError::File {
         path: path.to_owned(),
@@ -229,6 +202,7 @@ pub(super) fn file_error(path: &Path, source: std::io::Error) -> QueueError {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt as _;
+    use std::path::PathBuf;
 
     use super::*;
 

@@ -15,7 +15,8 @@ use crate::queue::shared::now_us;
 use super::backup::{bytes_of, copy, open_copy, read_through};
 use super::failure::{explain, is_full};
 use super::files::{Files, beside, real};
-use super::recover::{create_as, file_error, put_in_place, remove_old};
+use super::in_place::{REPLACED, put_in_place};
+use super::recover::{create_as, file_error, remove_old};
 use super::{migrate, open, space};
 
 /// What all of it begins with that was restored and is held.
@@ -60,7 +61,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
     let fresh = beside(&path, SUFFIX);
     let kept = match is_new {
         true => std::fs::rename(&fresh, &path).map(|()| None).map_err(|source| file_error(&path, source))?,
-        false => Some(put_in_place(&path, &fresh, "replaced")?.display().to_string()),
+        false => Some(put_in_place(&path, &fresh, REPLACED)?.display().to_string()),
     };
     files.sync_directory()?;
     copied.held = if how.as_it_was { copied.held } else { copied.recipients };

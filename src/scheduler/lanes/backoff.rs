@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::queue::{BackoffRow, Due, Job, LaneHealth, RecipientId};
 
-use super::window::just_before;
+use super::window::place_before;
 use super::{Lane, Lanes, RecipientEntry, Standing};
 
 /// A lane with jobs under way that hears nothing for so long counts as untested.
@@ -69,12 +69,13 @@ impl Lanes {
     /// and it may still be due. In either case perhaps in another lane than before.
     fn requeue(&mut self, recipient: RecipientId, job: &Job, health: &LaneHealth, now: i64) {
         let Some(known) = self.forget(recipient) else { return };
-        let RecipientEntry { domain, due_at, attempts, priority, tls_optional, .. } = known;
+        let RecipientEntry { domain, due_at, attempts, priority, tls_optional, submitted, .. } = known;
         let (message, fresh) = (job.message, job.fresh.clone());
-        let due = Due { recipient, message, domain, due_at, attempts, priority, tls_optional, fresh };
+        let due =
+            Due { recipient, message, domain, due_at, attempts, priority, tls_optional, submitted, fresh };
         match health {
             LaneHealth::AtLimit(_) if !job.expired => self.line_up(due, true, now),
-            _ => self.leave_in(&due.domain, just_before(&due), now),
+            _ => self.leave_in(&due.domain, place_before(&due), now),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::mail::Priority;
 
-use super::window::place_in_line;
 use super::{Lane, Lanes, Standing, Turn, may_start};
 
 impl Lanes {
@@ -65,10 +64,7 @@ impl Lanes {
             let is_heard = lane.jobs_in_flight == 0 || lane.standing() != Standing::Responsive;
             assert!(is_heard || lane.watched, "{name} may be silent for ever");
             let mut line = lane.waiting.iter().zip(lane.waiting.iter().skip(1));
-            assert!(
-                line.all(|(one, next)| place_in_line(one) < place_in_line(next)),
-                "{name} is out of order"
-            );
+            assert!(line.all(|(one, next)| one.place() < next.place()), "{name} is out of order");
             let asked = self.to_refill.iter().filter(|asked| *asked == name).count();
             assert_eq!(usize::from(lane.refill_requested), asked, "{name} in to_refill");
             let will_ask = lane.refill_requested

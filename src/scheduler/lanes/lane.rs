@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::SchedulerSettings;
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, DueCursor};
+use crate::queue::{Due, DueCursor, Place};
 
 use super::Lanes;
 use super::worker_quota::Standing;
@@ -47,6 +47,8 @@ pub(super) struct Lane {
     pub(super) more: bool,
     /// All that is due before this place is here or in flight, or was seen to; only of use in a lane of many domains.
     pub(super) read_to: DueCursor,
+    /// In a lane of one domain: what comes before this place is suspended, in line or in flight, and is not read again.
+    pub(super) passed: Option<Place>,
     /// How often something was left to the database, so that a read that it crossed is known.
     pub(super) times_left: u64,
     /// Is in `to_refill`.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::mail::{Domain, Priority};
-use crate::queue::{Due, DueCursor, RecipientId};
+use crate::queue::{Due, DueCursor, Place, RecipientId};
 
 use super::Lanes;
 
@@ -36,6 +36,8 @@ pub struct Refill {
     pub domain: Option<Domain>,
     /// The lane's rows that are not in memory come after this.
     pub after: DueCursor,
+    /// In the lane of a domain: those that are neither in memory nor suspended come after this.
+    pub passed: Option<Place>,
     /// How many rows the lane has room for.
     pub room: usize,
     /// How many of the rows read may be in memory already.
@@ -52,7 +54,10 @@ impl Lanes {
     /// Puts a recipient in line, or leaves it to the database. `in_order` says that the lane has left nothing in the
     /// database that comes before this recipient.
     pub(super) fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
-        if self.known.contains_key(&due.recipient) || self.atrn.contains(due.domain.as_str()) {
+        if self.known.contains_key(&due.recipient)
+            || self.atrn.contains(due.domain.as_str())
+            || self.suspensions.mean_due(&due)
+        {
             return;
         }
         let name = self.lane_of(&due.domain);
@@ -72,19 +77,19 @@ impl Lanes {
         let is_full = lane.waiting.len() >= room;
         let is_kept_back = lane.backoff_until > now && !(lane.for_policy && due.tls_optional);
         if is_kept_back || is_full && !goes_before_last || lane.more && !waits_for_nothing {
-            self.leave(&name, just_before(&due));
+            self.leave(&name, place_before(&due));
             return;
         }
         // In a full lane the last in line, which is less urgent, goes back to the database.
         if is_full && let Some(last) = lane.waiting.pop_back() {
             self.known.remove(&last.recipient);
             self.waiting -= 1;
-            self.leave(&name, just_before(&last));
+            self.leave(&name, place_before(&last));
         }
         self.know(&due, &name, false);
         let Some(lane) = self.lanes.get_mut(&name) else { return };
         // A requeued recipient takes its old place, not one behind recipients that came due later.
-        let place = lane.waiting.partition_point(|other| place_in_line(other) < place_in_line(&due));
+        let place = lane.waiting.partition_point(|other| other.place() < due.place());
         lane.waiting.insert(place, due);
         self.waiting += 1;
         self.enter_turns(&name, now);
@@ -109,9 +114,11 @@ impl Lanes {
         if self.waiting >= self.windows.all { self.windows.minimum } else { self.windows.lane }
     }
 
-    /// Notes that the lane has rows in the database behind `after`.
-    pub(super) fn leave(&mut self, name: &Arc<str>, after: DueCursor) {
+    /// Notes that the lane has rows in the database behind `place`.
+    pub(super) fn leave(&mut self, name: &Arc<str>, place: Place) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
+        let (_, after) = place;
+        lane.passed = lane.passed.map(|passed| passed.min(place));
         lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
         lane.more = true;
         lane.times_left += 1;
@@ -120,13 +127,13 @@ impl Lanes {
 
     /// Notes that a domain has due recipients that may not be in memory, the first of them due at `oldest`.
     pub fn has_due(&mut self, domain: &Domain, oldest: i64, now: i64) {
-        self.leave_in(domain, DueCursor::from(oldest.saturating_sub(1)), now);
+        self.leave_in(domain, (Reverse(Priority::HIGHEST), DueCursor::from(oldest.saturating_sub(1))), now);
     }
 
-    /// Notes that a domain has due recipients in the database behind `after`. The lane to which the domain belongs
+    /// Notes that a domain has due recipients in the database behind `place`. The lane to which the domain belongs
     /// now will read them.
-    pub(super) fn leave_in(&mut self, domain: &Domain, after: DueCursor, now: i64) {
-        if self.atrn.contains(domain.as_str()) {
+    pub(super) fn leave_in(&mut self, domain: &Domain, place: Place, now: i64) {
+        if self.atrn.contains(domain.as_str()) || self.suspensions.mean_domain(domain.as_str()) {
             return;
         }
         let name = self.lane_of(domain);
@@ -134,7 +141,7 @@ impl Lanes {
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }
-        self.leave(&name, after);
+        self.leave(&name, place);
     }
 
     /// Puts a lane in `to_refill` if it runs low and may be filled.
@@ -170,14 +177,19 @@ impl Lanes {
             }
             let (after, known) = (lane.read_to, lane.waiting.len() + lane.recipients_in_flight);
             let (room, times_left) = (room - lane.waiting.len(), lane.times_left);
+            let passed = lane.passed;
             let domain = lane.domain.clone().or_else(|| self.single_domain(&name));
-            if domain.as_ref().is_some_and(|domain| self.lane_of(domain) != name) {
-                // The lane dates from before a reload: the mail of its domain waits in another lane now.
+            let is_left = |domain: &Domain| {
+                self.suspensions.mean_domain(domain.as_str()) || self.lane_of(domain) != name
+            };
+            if domain.as_ref().is_some_and(is_left) {
+                // Nothing of it may go. Or the lane dates from before a reload, and the mail of its domain waits in
+                // another lane now.
                 self.lanes.entry(name.clone()).and_modify(|lane| lane.more = false);
                 self.drop_if_idle(&name);
                 continue;
             }
-            refills.push(Refill { lane: name, domain, after, room, known, times_left });
+            refills.push(Refill { lane: name, domain, after, passed, room, known, times_left });
         }
         refills
     }
@@ -191,18 +203,22 @@ impl Lanes {
     /// is due.
     pub fn refilled(&mut self, refill: &Refill, rows: Vec<Due>, searched: Option<DueCursor>, now: i64) {
         let before = self.known.len();
+        let passed = refill.domain.as_ref().and_then(|_| self.passed_with(&rows));
+        let mut passes = false;
         if let Some(lane) = self.lanes.get_mut(&refill.lane)
             // If the lane left rows to the database during the read, it must read again from the first of them.
             && lane.times_left == refill.times_left
         {
             lane.more = searched.is_some();
             lane.read_to = searched.unwrap_or(lane.read_to);
+            passes = passed > lane.passed;
+            lane.passed = lane.passed.max(passed);
         }
         // line_up() sets `more` again if the lane cannot hold all rows.
         for due in rows {
             self.line_up(due, true, now);
         }
-        if refill.domain.is_some() && searched.is_some() && self.known.len() == before {
+        if refill.domain.is_some() && searched.is_some() && self.known.len() == before && !passes {
             // The read gave nothing new: recipients past their lifetime stand first. Try again in a second.
             self.wakes.insert((now + 1, refill.lane.clone()));
         } else {
@@ -215,6 +231,8 @@ impl Lanes {
     pub(super) fn return_to_database(&mut self, name: &Arc<str>) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         self.waiting -= lane.waiting.len();
+        // The most urgent of them, and the first in time.
+        let priority = lane.waiting.front().map_or(Priority::LOWEST, |due| due.priority);
         let mut first = DueCursor::from(i64::MAX);
         for due in lane.waiting.drain(..) {
             self.known.remove(&due.recipient);
@@ -222,7 +240,7 @@ impl Lanes {
         }
         let stale = lane.turn.take();
         self.sweep_turns(stale);
-        self.leave(name, first);
+        self.leave(name, (Reverse(priority), first));
     }
 
     /// Forgets all waiting recipients, but not those in flight. The caller reads them again from the database.
@@ -230,6 +248,7 @@ impl Lanes {
         let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
         names.sort_unstable(); // as in end_backoff
         for name in names {
+            self.lanes.entry(name.clone()).and_modify(|lane| lane.passed = None);
             self.return_to_database(&name);
         }
         for job in std::mem::take(&mut self.expired) {
@@ -242,9 +261,11 @@ impl Lanes {
         self.known.contains_key(&due.recipient)
     }
 
-    /// Whether a domain needs no sweep: its lane will read its due recipients, or a client fetches them with ATRN.
+    /// Whether a domain needs no sweep: its lane will read its due recipients, a client fetches them with ATRN, or they
+    /// are suspended.
     pub fn will_read(&self, domain: &Domain) -> bool {
         self.atrn.contains(domain.as_str())
+            || self.suspensions.mean_domain(domain.as_str())
             || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
     }
 
@@ -253,9 +274,10 @@ impl Lanes {
         self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.recipients_in_flight)
     }
 
-    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, or left to a lane that reads it.
+    /// Whether a due recipient is accounted for: in line, in flight, to be fetched, suspended, or left to a lane that
+    /// reads it.
     pub fn accounts_for(&self, due: &Due) -> bool {
-        self.knows(due) || self.will_read(&due.domain)
+        self.knows(due) || self.suspensions.mean_due(due) || self.will_read(&due.domain)
     }
 
     /// How many recipients are in line, in all lanes.
@@ -264,9 +286,9 @@ impl Lanes {
     }
 }
 
-/// The place of a recipient in its lane's line: by priority, then by due time and id.
-pub(super) fn place_in_line(due: &Due) -> (Reverse<Priority>, DueCursor) {
-    (Reverse(due.priority), due.cursor())
+/// The place behind which this recipient comes next.
+pub(super) fn place_before(due: &Due) -> Place {
+    (Reverse(due.priority), just_before(due))
 }
 
 /// The cursor behind which this recipient comes next.

@@ -7,6 +7,7 @@ mod lane;
 mod properties;
 mod reader;
 mod routes;
+mod suspended;
 mod turns;
 mod window;
 mod worker_quota;
@@ -63,6 +64,7 @@ fn due(recipient: i64, message: i64, domain: &str) -> Due {
         attempts: 0,
         priority: Priority::NORMAL,
         tls_optional: false,
+        submitted: None,
         fresh: None,
     }
 }

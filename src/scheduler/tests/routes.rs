@@ -9,14 +9,15 @@ use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Small
 use crate::queue::rows::{Fetched, LaneCount, PendingReports};
 use crate::queue::{
     Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
-    QueueError, Reads, StsPolicyRow, Sweep, TlsReportDue,
+    Place, QueueError, Reads, StsPolicyRow, Suspension, Sweep, TlsReportDue,
 };
 
 /// Rows in memory, which counts those that it gives.
 #[derive(Debug, Default)]
-struct Counted {
-    rows: RefCell<BTreeMap<DueCursor, Due>>,
-    given: RefCell<usize>,
+pub(super) struct Counted {
+    pub(super) rows: RefCell<BTreeMap<DueCursor, Due>>,
+    pub(super) given: RefCell<usize>,
+    pub(super) suspensions: RefCell<Vec<Suspension>>,
 }
 
 impl Counted {
@@ -35,8 +36,18 @@ impl Reads for Counted {
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         self.pick(limit, |due| due.cursor() > after && due.due_at <= until)
     }
-    fn due_in_domain(&self, domain: &Domain, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.pick(limit, |due| due.domain == *domain && due.due_at <= until)
+    fn due_in_domain(
+        &self,
+        domain: &Domain,
+        after: Option<Place>,
+        until: i64,
+        limit: usize,
+    ) -> Result<Vec<Due>, QueueError> {
+        let is_behind = |due: &Due| after.is_none_or(|after| due.place() > after);
+        self.pick(limit, |due| due.domain == *domain && due.due_at <= until && is_behind(due))
+    }
+    fn suspensions(&self, _: i64) -> Result<Vec<Suspension>, QueueError> {
+        Ok(self.suspensions.borrow().clone())
     }
     fn urgent(&self, _: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
         self.pick(limit, |due| due.priority > Priority::NORMAL)

@@ -44,6 +44,12 @@ const COMMANDS: &[&str] = &[
     "queue failures --json",
     "queue oldest",
     "queue oldest --by lane --json",
+    "queue suspend --tag news",
+    "queue suspend --user app --for 2h --reason why --json",
+    "queue suspensions",
+    "queue suspensions --json",
+    "queue resume --tag news",
+    "queue resume --all --json",
     "queue kicks",
     "queue kicks --json",
     "queue summary",
@@ -52,6 +58,8 @@ const COMMANDS: &[&str] = &[
     "queue remove ID",
     "sql --mode csv < SELECT a.* FROM recipients a, recipients b, recipients c",
     "tlsrpt show a.test",
+    "top",
+    "top --once",
     "user add new --password-stdin < secret",
     "user passwd new --password-stdin < other",
     "user set new --rate 7/h",
@@ -129,6 +137,10 @@ fn every_command_ends_quietly_and_well_when_its_reader_has_gone() {
         "kick",
         "hold",
         "release",
+        "suspend",
+        "suspend",
+        "resume",
+        "resume",
         "bounce",
         "remove",
         "user add",
@@ -267,5 +279,23 @@ fn the_demo_may_be_cut_short_at_any_line() {
     let ended = wait_for("the demo to end", SOON.max(Duration::from_secs(20)), || demo.try_wait().unwrap());
     let said = std::io::read_to_string(demo.stderr.take().expect("piped above")).unwrap();
     assert!(ended.success() && said.is_empty(), "{ended}: {said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Ctrl-C in the middle of it.
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.arg("demo").env("TMPDIR", folder.path()).env_remove("RUST_LOG").current_dir(folder.path());
+    let mut demo = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().expect("piped above")).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("== A moment later")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let pid = i32::try_from(demo.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = wait_for("the demo to end", SOON, || demo.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(130));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -14,3 +14,4 @@ mod queue;
 mod sendmail;
 mod spf;
 mod sql;
+mod top;

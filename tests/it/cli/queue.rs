@@ -189,6 +189,7 @@ fn the_demo_shows_the_main_job_in_time_and_leaves_nothing() {
             "accept.test",
             "grey.test",
             "refuse.test",
+            "status page  http://127.0.0.1:",
             "queued as",
             "451 4.7.1",
             "550 5.1.1",

@@ -1,10 +1,9 @@
 //! A host has us on a block list: the operator is told once and what to do, and each recipient's refusal is kept.
 
 use crate::harness::fakemx::{Act, At, SOON, Script};
-use crate::harness::http_client::get;
+use crate::harness::http_client::{address, get, watched};
 use crate::harness::relay::{Config, World, mail};
 use crate::harness::sender::{SENDER, wait_for_end};
-use crate::monitoring::http::{address, watched};
 
 const REFUSAL: &str = "550 5.7.1 Service unavailable; client [192.0.2.1] blocked using zen.spamhaus.org; \
                        https://check.spamhaus.org/query/192.0.2.1";

@@ -1,9 +1,21 @@
 //! A client of `[metrics] listen`.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::harness::fakemx::SOON;
+use crate::harness::relay::{Config, free_port};
+
+/// For a listener of `[metrics]`.
+pub fn address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// A config with such listeners.
+pub fn watched(config: Config, listen: &[SocketAddr]) -> Config {
+    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
+    config.set("metrics.listen", format!("{listen:?}"))
+}
 
 /// An answer.
 #[derive(Debug, Clone)]

@@ -13,6 +13,7 @@ pub mod https_server;
 pub mod log;
 pub mod milter;
 pub mod namespaces;
+pub mod notified;
 pub mod relay;
 pub mod sender;
 pub mod sink;

@@ -1,21 +1,12 @@
 //! The listener of `[metrics]`: with the config it comes, moves and goes, and it holds up no end.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::SOON;
-use crate::harness::http_client::{get, try_get};
-use crate::harness::relay::{Config, Relay, free_port, wait_for};
-
-pub fn address() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, free_port()).into()
-}
-
-pub fn watched(config: Config, listen: &[SocketAddr]) -> Config {
-    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
-    config.set("metrics.listen", format!("{listen:?}"))
-}
+use crate::harness::http_client::{address, get, try_get, watched};
+use crate::harness::relay::{Config, Relay, wait_for};
 
 #[test]
 fn it_comes_moves_and_goes_with_the_config_and_a_bad_reload_changes_nothing() {

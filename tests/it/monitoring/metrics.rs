@@ -105,23 +105,26 @@ impl Stage {
 
 /// Rows of all ages and both states, of many domains, and of every small table; none of them is due.
 const ODD_ROWS: &str = "
-    CREATE TEMP TABLE ages (secs, state);
-    INSERT INTO ages VALUES (30, 'held'), (1200, 'queued'), (1200, 'held'), (9000, 'queued'), (9000, 'held'),
+    CREATE TEMP TABLE ages (secs, state, received_at);
+    INSERT INTO ages (secs, state) VALUES (30, 'held'), (1200, 'queued'), (1200, 'held'), (9000, 'queued'), (9000, 'held'),
                             (40000, 'queued'), (40000, 'held'), (200000, 'queued'), (200000, 'held');
+    -- Once for all: the next second may begin between two statements.
+    UPDATE ages SET received_at = unixepoch() - secs;
     INSERT INTO messages (id, queue_id, sender, received_at, expires_at, size, body, smtputf8)
-        SELECT (unixepoch() - secs) * 1000000 + rowid, 'old' || rowid, '', unixepoch() - secs, 4000000000, 0, '7bit', 0
+        SELECT received_at * 1000000 + rowid, 'old' || rowid, '', received_at, 4000000000, 0, '7bit', 0
         FROM ages;
     INSERT INTO recipients (id, message_id, address, domain, state, next_attempt_at)
-        SELECT (unixepoch() - secs) * 1000000 + 100 + rowid, (unixepoch() - secs) * 1000000 + rowid, 'you@old.test',
+        SELECT received_at * 1000000 + 100 + rowid, received_at * 1000000 + rowid, 'you@old.test',
                'old.test', state, 4000000000
         FROM ages;
     WITH RECURSIVE each(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM each WHERE n < 60)
     INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
-        SELECT (unixepoch() - 1200) * 1000000 + 1000 + n, (unixepoch() - 1200) * 1000000 + 2, 'you@d' || n || '.test',
+        SELECT received_at * 1000000 + 1000 + n, received_at * 1000000 + 2, 'you@d' || n || '.test',
                'd' || n || '.test', 4000000000
-        FROM each;
+        FROM each, ages WHERE ages.rowid = 2;
     INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
-        SELECT (unixepoch() - 1200) * 1000000 + 2000, (unixepoch() - 1200) * 1000000 + 2, 'you@other', 'other', 4000000000;
+        SELECT received_at * 1000000 + 2000, received_at * 1000000 + 2, 'you@other', 'other', 4000000000
+        FROM ages WHERE rowid = 2;
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
         VALUES ('mx.a.test', 'connections', 2, unixepoch(), NULL),
                ('mx.a.test', 'messages_per_minute', 30, unixepoch(), NULL),

@@ -8,12 +8,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::{Act, At, SOON, Script};
-use crate::harness::http_client::get;
+use crate::harness::http_client::{address, get, watched};
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::SENDER;
 use crate::harness::skipped::installed;
 
-use super::http::{address, watched};
 use postrider::queue::MessageId;
 
 /// What a page may take.

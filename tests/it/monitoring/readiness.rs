@@ -1,18 +1,16 @@
 //! `/readyz`, systemd's status and `postrider health --ready`: each way in which no message could be committed, in the
 //! same words, and that it passes.
 
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::SOON;
-use crate::harness::http_client::{Answer, get};
+use crate::harness::http_client::{Answer, address, get, watched};
+use crate::harness::notified::Notified;
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::{SENDER, world_with_sender};
 use crate::harness::skipped::installed;
 use crate::queue::files::attach;
 use crate::queue::full_disk::{fill, relay_on, small_disk};
-
-use super::http::{address, watched};
 
 const READY: &str = "takes and delivers mail";
 
@@ -36,18 +34,9 @@ fn a_lock_that_another_process_holds_is_told_in_the_same_words_everywhere_and_pa
     let at = address();
     let mut relay = Relay::prepare(watched(Config::new(), &[at]));
     relay.add_user();
-    let socket = UnixDatagram::bind(relay.path("notify")).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
-    let notify = relay.path("notify").display().to_string();
-    relay.spawn_with(&[("NOTIFY_SOCKET", &notify)]);
+    let notified = Notified::by(&mut relay, &[]);
     relay.wait_until_ready();
-    let hear = |words: &str| loop {
-        let mut said = [0; 1024];
-        let length = socket.recv(&mut said).unwrap();
-        if String::from_utf8_lossy(&said[..length]).lines().any(|line| line == format!("STATUS={words}")) {
-            break;
-        }
-    };
+    let hear = |words: &str| notified.hear(&format!("STATUS={words}"));
     hear(READY);
     assert_eq!(wait_for_status(200, || get(at, "/readyz")), READY);
     assert_eq!(health(&relay), (true, "ok: 3 listeners answer\n".to_owned()));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::log;
+use crate::harness::notified::Notified;
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 use crate::harness::skipped::installed;
@@ -129,22 +130,14 @@ fn what_a_hand_spoils_is_refused_or_held_and_nothing_else_waits() {
 fn systemd_hears_ready_when_it_listens_a_pulse_and_stopping() {
     let world = World::new();
     let mut relay = Relay::prepare(world.configured(Config::new()));
-    let socket = std::os::unix::net::UnixDatagram::bind(relay.path("notify")).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
-    let hear = || {
-        let mut said = [0; 256];
-        let length = socket.recv(&mut said).unwrap();
-        String::from_utf8_lossy(&said[..length]).into_owned()
-    };
-    let notify = relay.path("notify").display().to_string();
-    relay.spawn_with(&[("NOTIFY_SOCKET", &notify), ("WATCHDOG_USEC", "400000")]);
+    let notified = Notified::by(&mut relay, &[("WATCHDOG_USEC", "400000")]);
     // The state that `systemctl status` shows may come before it.
-    while !hear().contains("READY=1") {}
+    notified.hear("READY=1");
     // READY was said: a connection is taken at once, not after a while.
     std::net::TcpStream::connect(relay.clear).unwrap();
-    assert!(hear().contains("WATCHDOG=1"));
+    notified.hear("WATCHDOG=1");
     relay.signal("TERM");
-    while !hear().contains("STOPPING=1") {}
+    notified.hear("STOPPING=1");
     assert!(relay.wait_for_exit(Duration::from_secs(30)).success());
 }
 

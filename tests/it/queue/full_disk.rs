@@ -5,13 +5,13 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
 use crate::harness::log;
+use crate::harness::notified::Notified;
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::{SENDER, world_with_sender};
 use crate::harness::skipped::{installed, skipped};
@@ -310,19 +310,9 @@ fn a_quota_and_a_file_system_that_becomes_read_only_are_states_that_pass() {
         let mx = world.host("a.test", Script::new());
         let mut relay = Relay::prepare(world.configured(Config::new()));
         relay.add_user();
-        let socket = UnixDatagram::bind(relay.path("notify")).unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
-        let notify = relay.path("notify").display().to_string();
-        relay.spawn_with(&[("NOTIFY_SOCKET", &notify)]);
+        let notified = Notified::by(&mut relay, &[]);
         relay.wait_until_ready();
-        let hear = |words: &str| loop {
-            let mut said = [0; 1024];
-            let length = socket.recv(&mut said).unwrap();
-            if String::from_utf8_lossy(&said[..length]).contains(words) {
-                break;
-            }
-        };
-        hear("STATUS=takes and delivers mail");
+        notified.hear("STATUS=takes and delivers mail");
         let strace = have_writes_fail(&relay, errno);
         let mut taken = 0;
         wait_for("a refusal", SOON, || {
@@ -331,13 +321,13 @@ fn a_quota_and_a_file_system_that_becomes_read_only_are_states_that_pass() {
             (reply.code == 452).then_some(())
         });
         assert!(!relay.logged(&["ERROR", log::MAIL_REFUSED, words]).is_empty(), "{}", relay.log());
-        hear("STATUS=new mail is refused");
+        notified.hear("STATUS=new mail is refused");
         interrupt(strace);
         wait_for("mail to be taken again", SOON, || {
             let reply = relay.client().transact(SENDER, "", &["you@a.test"], &mail("x")).unwrap();
             (reply.code == 250).then_some(())
         });
-        hear("STATUS=takes and delivers mail");
+        notified.hear("STATUS=takes and delivers mail");
         mx.wait_for_messages(taken + 1, SOON);
         relay.stop();
     }

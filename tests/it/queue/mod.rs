@@ -8,3 +8,4 @@ mod explainability;
 pub mod files;
 pub mod full_disk;
 mod other_writers;
+mod suspended;

@@ -10,10 +10,9 @@ use rustls::StreamOwned;
 use crate::harness::client;
 use crate::harness::dkim::Keys;
 use crate::harness::fakemx::{Act, At, FakeMx, Opened, SOON, Script};
-use crate::harness::http_client::get;
-use crate::harness::relay::{Config, Relay, World, mail};
+use crate::harness::http_client::{address, get, watched};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::SENDER;
-use crate::monitoring::http::{address, watched};
 use postrider::mail::dkim::Algorithm;
 
 const CUSTOMER: &str = "customer";
@@ -195,6 +194,23 @@ fn what_waits_is_delivered_on_the_customers_connection_and_never_by_mx() {
     assert!(mx.seen().is_empty(), "the MX was bothered: {:?}", mx.seen());
     let fetched = relay.logged(&["atrn: customer ", "shop.test,too.test", "mail.shop.test[127.0.0.1]"]);
     assert_eq!(fetched.len(), 1);
+}
+
+#[test]
+fn what_is_suspended_is_not_fetched() {
+    let relay = relay(&World::new(), Config::new());
+    relay.run_ok(&["queue", "suspend", "--tag", "bulk"]);
+    relay.run_ok(&["queue", "suspend", "--domain", "too.test"]);
+    let lines = || relay.logged(&["suspended domain too.test"]);
+    wait_for("the relay to know", SOON, || (!lines().is_empty()).then_some(()));
+    relay.submit(SENDER, &["bulk@shop.test"], &[&b"X-Postrider-Tag: bulk\r\n"[..], &mail("bulk")].concat());
+    relay.submit(SENDER, &["one@shop.test"], &mail("one"));
+    relay.submit(SENDER, &["two@too.test"], &mail("two"));
+    let host = Customer::fetch(&relay, "", Script::new());
+    host.wait_for_closed(1, SOON);
+    assert_eq!(taken(&host), ["one@shop.test"]);
+    let attempts = "SELECT sum(attempts) FROM recipients";
+    assert_eq!(relay.db().number(attempts, []), 0);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::harness::certificate_files::{Authority, Issued, write_secret};
 use crate::harness::fakemx::SOON;
+use crate::harness::http_client::{address, get, watched};
 use crate::harness::relay::{Config, Relay, World, wait_for};
 
 /// From the last write to the first handshake with the new pair, and no longer.
@@ -146,4 +147,20 @@ fn a_renewed_pair_is_in_use_within_two_seconds_and_no_handshake_fails() {
     load.into_iter().for_each(|thread| thread.join().unwrap());
     relay.stop();
     assert!(relay.logged(&["a minute ago"]).is_empty());
+}
+
+/// The one in the file is not what clients are shown, and an alert must look at what they are.
+#[test]
+fn the_metric_is_of_the_pair_in_use_while_the_files_are_broken() {
+    let at = address();
+    let relay = Relay::start(watched(Config::new(), &[at]));
+    let end = || {
+        let scrape = get(at, "/metrics").body;
+        let line = scrape.lines().find(|line| line.starts_with("postrider_certificate_not_after_timestamp"));
+        line.map(str::to_owned)
+    };
+    let before = end();
+    assert!(before.is_some());
+    fs::write(relay.path("cert.pem"), "half of a renewal").unwrap();
+    assert_eq!(end(), before);
 }

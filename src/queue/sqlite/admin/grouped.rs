@@ -1,21 +1,17 @@
 //! What keeps mail from being delivered, grouped: by the reason in the replies, and by what has waited longest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 
 use rusqlite::{Connection, Result, Row, params_from_iter};
 
-use crate::mail::reason;
 use crate::queue::admin_rows::{FailureLine, OldestLine};
 use crate::queue::filter::Filter;
 use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::odd;
 
 use super::look::HISTORY_LINES;
-
-/// Reasons that are told apart; what is beyond them counts together.
-const REASONS_MAX: usize = 10_000;
-const OTHERS: &str = "(other reasons)";
+use super::reasons::Reasons;
 
 #[derive(Default)]
 struct Group {
@@ -24,38 +20,33 @@ struct Group {
     hosts: HashSet<u64>,
     senders: HashSet<u64>,
     /// Queue id, host and reply of the first.
-    example: (String, Option<String>, String),
+    example: Option<(String, Option<String>, String)>,
 }
 
-/// See [`crate::queue::AdminStore::failures`].
+/// See [`crate::queue::AdminStore::failures`]. One pass over the rows: SQL would have to sort them all.
 pub(super) fn failures(conn: &Connection, filter: &Filter) -> Result<Vec<FailureLine>> {
-    let (hasher, mut groups) = (RandomState::new(), HashMap::<(String, String), Group>::new());
+    let (hasher, mut groups) = (RandomState::new(), Reasons::<String, Group>::new());
     let mut read = |filter: &Filter, rows: &str, of: &str| -> Result<()> {
         let condition = Condition::of(filter);
         let sql = format!(
-            "SELECT count(*), last_reply, last_mx, sender, min(queue_id), coalesce(source, 'remote')
-             FROM ({rows}) WHERE last_reply IS NOT NULL AND {of} AND {} GROUP BY last_reply, last_mx, sender, 6",
+            "SELECT last_reply, coalesce(source, 'remote'), last_mx, sender, queue_id
+             FROM ({rows}) WHERE last_reply IS NOT NULL AND {of} AND {}",
             condition.where_sql()
         );
         let mut statement = conn.prepare(&sql)?;
         let mut lines = statement.query(params_from_iter(&condition.values))?;
         while let Some(row) = lines.next()? {
-            let (count, reply) = (odd::get::<i64>(row, 0)?, odd::get::<String>(row, 1)?);
-            let (mx, sender) = (odd::text(row, 2)?, odd::get::<String>(row, 3)?);
-            let mut key = (reason(&reply), odd::get::<String>(row, 5)?);
-            if groups.len() >= REASONS_MAX && !groups.contains_key(&key) {
-                key = (OTHERS.to_owned(), String::new());
-            }
-            let group = groups.entry(key).or_default();
+            let (reply, mx) = (odd::get::<String>(row, 0)?, odd::text(row, 2)?);
+            let group = groups.of(odd::get(row, 1)?, &reply);
             if filter.is_of_finished() {
-                group.failed += count
+                group.failed += 1
             } else {
-                group.waiting += count
+                group.waiting += 1
             }
             group.hosts.extend(mx.as_ref().map(|mx| hasher.hash_one(mx)));
-            group.senders.insert(hasher.hash_one(&sender));
-            if group.example.0.is_empty() {
-                group.example = (odd::get(row, 4)?, mx, reply);
+            group.senders.insert(hasher.hash_one(odd::get::<String>(row, 3)?));
+            if group.example.is_none() {
+                group.example = Some((odd::get(row, 4)?, mx, reply));
             }
         }
         Ok(())
@@ -72,13 +63,13 @@ pub(super) fn failures(conn: &Connection, filter: &Filter) -> Result<Vec<Failure
             read(&Filter { state: Some("finished".to_owned()), ..filter.clone() }, &finished, last_day)?;
         }
     }
-    let mut lines: Vec<FailureLine> = groups.into_iter().map(line).collect();
+    let mut lines: Vec<FailureLine> = groups.into_groups().map(line).collect();
     lines.sort_by(|a, b| (b.recipients, &a.reason).cmp(&(a.recipients, &b.reason)));
     Ok(lines)
 }
 
-fn line(((reason, reply_source), group): ((String, String), Group)) -> FailureLine {
-    let (queue_id, mx, last_reply) = group.example;
+fn line(((reply_source, reason), group): ((String, String), Group)) -> FailureLine {
+    let (queue_id, mx, last_reply) = group.example.unwrap_or_default();
     FailureLine {
         reason,
         reply_source,
@@ -110,14 +101,16 @@ pub(super) fn oldest(
                    WHERE {wanted} GROUP BY message_id ORDER BY message_id LIMIT {limit}) w
              JOIN messages m ON m.id = w.message_id ORDER BY w.message_id"
         ),
+        // A recipient's id is the time at which it came: without a filter the index by domain has all of it.
         true => format!(
-            "SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.reply, w.last_reply),
-                    min(w.message_id)
-             FROM (SELECT domain, count(*) AS recipients, min(message_id) AS message_id, last_reply FROM recipients
-                   WHERE {wanted} GROUP BY domain) w
-             JOIN ({}) k ON k.domain = w.domain JOIN messages m ON m.id = w.message_id
+            "WITH w AS MATERIALIZED (
+                 SELECT domain, count(*) AS recipients, min(id) AS id FROM recipients WHERE {wanted} GROUP BY domain)
+             SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.reply, r.last_reply),
+                    min(r.message_id)
+             FROM w JOIN ({}) k ON k.domain = w.domain
+             JOIN recipients r ON r.id = w.id JOIN messages m ON m.id = r.message_id
              GROUP BY k.lane ORDER BY 6 LIMIT {limit}",
-            Condition::lanes()
+            Condition::lanes_of("w")
         ),
     };
     let line = |row: &Row<'_>| {
@@ -134,6 +127,7 @@ pub(super) fn oldest(
 
 #[cfg(test)]
 mod tests {
+    use super::super::reasons::{OTHERS, REASONS_MAX};
     use super::*;
     use crate::queue::sqlite::migrate;
 

@@ -39,6 +39,17 @@ pub(super) fn count(conn: &Connection, filter: &Filter) -> Result<i64> {
     conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
 }
 
+/// See [`crate::queue::AdminStore::suspended_of`].
+pub(super) fn count_suspended(conn: &Connection, filter: &Filter) -> Result<i64> {
+    let condition = Condition::of(filter);
+    let sql = format!(
+        "SELECT count(*) FROM recipients WHERE {}
+         AND EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_id = recipients.id)",
+        condition.where_sql()
+    );
+    conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
+}
+
 /// See [`crate::queue::AdminStore::would_change`]; `of`: which of the selected it would change.
 pub(super) fn selected(conn: &Connection, filter: &Filter, of: &str, limit: u32) -> Result<Selected> {
     let condition = Condition::of(filter);

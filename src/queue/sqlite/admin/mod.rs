@@ -6,35 +6,37 @@ mod grouped;
 mod kicks;
 mod look;
 mod overview;
+mod reasons;
 mod story;
 mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine,
-    Selected, Shown, Summary,
+    Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
+use crate::queue::shared::now_us;
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
-use crate::queue::{HostSetting, MessageId, StsPolicyRow};
+use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
 use super::failure::{explain, is_full};
-use super::files::{may_use, real};
+use super::files::{in_use_by, may_use, real};
 use super::readers::open_reader;
 use super::{
     backoffs, counts, dialogues, filter, host_settings, integrity, logins, migrate, operator_log, routes,
-    space, sts_policies, tls_results,
+    space, sts_policies, suspensions, tls_results,
 };
 
 #[cfg(test)]
@@ -117,6 +119,10 @@ impl Admin {
     }
 }
 
+fn now_secs() -> i64 {
+    now_us() / 1_000_000
+}
+
 impl AdminStore for Admin {
     fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Line>, QueueError> {
         self.try_to(|conn| look::list(conn, filter, limit))
@@ -174,8 +180,16 @@ impl AdminStore for Admin {
         self.try_to(|conn| overview::by_minute(conn, from))
     }
 
-    fn failure_groups(&self, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
-        self.try_to(|conn| overview::failures(conn, limit))
+    fn failure_groups(&self, since: i64, limit: u32) -> Result<Vec<FailureGroup>, QueueError> {
+        self.try_to(|conn| overview::failures(conn, since, limit))
+    }
+
+    fn refusals(&self, limit: u32) -> Result<Vec<Refusal>, QueueError> {
+        self.try_to(|conn| overview::refusals(conn, limit))
+    }
+
+    fn in_use_by(&self) -> Option<u32> {
+        in_use_by(&self.path)
     }
 
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError> {
@@ -250,6 +264,42 @@ impl AdminStore for Admin {
 
     fn bounce(&self, which: &Filter) -> Result<usize, QueueError> {
         self.change(which, change::RETURN, Action::Bounce)
+    }
+
+    fn suspend(&self, what: &Suspension) -> Result<Suspended, QueueError> {
+        let now = now_secs();
+        let is_new = |conn: &Connection| {
+            let known = suspensions::read(conn, now)?;
+            Ok(known.len() >= SUSPENSIONS_MAX && known.iter().all(|row| row.whose != what.whose))
+        };
+        if self.try_to(is_new)? {
+            return Err(QueueError::TooManySuspensions);
+        }
+        let replaced = self.part(&mut 1, |conn, _| {
+            let part = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+            let replaced = suspensions::write(&part, what)?;
+            part.commit().map(|()| replaced)
+        })?;
+        Ok(Suspended { replaced, recipients: self.try_to(|conn| suspensions::waiting(conn, &what.whose))? })
+    }
+
+    fn resume(&self, what: Option<&Whose>) -> Result<usize, QueueError> {
+        self.part(&mut 1, |conn, _| {
+            let part = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+            let resumed = suspensions::delete(&part, what, now_secs())?;
+            part.commit().map(|()| resumed)
+        })
+    }
+
+    fn suspensions(&self) -> Result<Vec<SuspensionLine>, QueueError> {
+        self.try_to(|conn| suspensions::list(conn, now_secs()))
+    }
+
+    fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {
+        self.try_to(|conn| match suspensions::count(conn, now_secs())? {
+            0 => Ok(0),
+            _ => look::count_suspended(conn, which),
+        })
     }
 
     fn record(&self, change: &Change) -> Result<(), QueueError> {

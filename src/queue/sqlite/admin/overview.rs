@@ -1,9 +1,15 @@
 //! What the status page counts. None of these is fast where much waits: who asks keeps the answer for a while.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount};
+use crate::kit::text::utc;
+use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
 use crate::queue::sqlite::odd;
+
+use super::reasons::Reasons;
 
 /// One walk along an index that has all of it: a recipient's id is the time at which it came.
 const BY_DOMAIN: &str = "
@@ -75,23 +81,78 @@ pub(super) fn by_minute(conn: &Connection, from: i64) -> Result<Vec<MinuteCount>
     Ok(minutes)
 }
 
-/// See [`crate::queue::AdminStore::failure_groups`].
-pub(super) fn failures(conn: &Connection, limit: u32) -> Result<Vec<FailureGroup>> {
+/// Those that did not end in delivery, the oldest first. ?1: from this id on.
+const FAILED: &str = "
+    SELECT outcome, phase, reply_source, reply, recipient_id, mx, at FROM attempts
+    WHERE id >= ?1 AND outcome NOT IN ('delivered', 'relayed')";
+
+/// Recipients and hosts, each once for each reason, that are told apart; there may be more then.
+const SEEN_MAX: usize = 1_000_000;
+
+#[derive(Default)]
+struct Failed {
+    times: u64,
+    recipients: u64,
+    hosts: u64,
+    mx: Option<String>,
+    last: i64,
+}
+
+/// See [`crate::queue::AdminStore::failure_groups`]. One pass over the rows: SQL would have to sort them all.
+pub(super) fn failures(conn: &Connection, since: i64, limit: u32) -> Result<Vec<FailureGroup>> {
+    failures_seen(conn, since, limit, SEEN_MAX)
+}
+
+fn failures_seen(conn: &Connection, since: i64, limit: u32, seen_max: usize) -> Result<Vec<FailureGroup>> {
+    let mut groups = Reasons::<(String, String, bool), Failed>::new();
+    let (hasher, mut seen) = (RandomState::new(), HashSet::new());
+    let mut is_new = |hash| seen.len() < seen_max && seen.insert(hash);
+    let mut statement = conn.prepare(FAILED)?;
+    let mut rows = statement.query([since.saturating_mul(1_000_000)])?;
+    while let Some(row) = rows.next()? {
+        let (reply, mx) = (text(row, 3)?, odd::text(row, 5)?);
+        let kind = (text(row, 0)?, text(row, 1)?, text(row, 2)? == "remote");
+        let (place, group) = groups.at(kind, &reply);
+        group.times += 1;
+        group.last = group.last.max(odd::get(row, 6)?);
+        group.recipients += u64::from(is_new(hasher.hash_one((place, odd::get::<i64>(row, 4)?))));
+        if let Some(mx) = mx {
+            group.hosts += u64::from(is_new(hasher.hash_one((place, &mx))));
+            group.mx.get_or_insert(mx);
+        }
+    }
+    let is_full = seen.len() >= seen_max;
+    let line = |((kind, reply), group): ((_, String), Failed)| {
+        let (outcome, phase, is_remote) = kind;
+        let Failed { times, recipients, hosts, mx, last } = group;
+        let last = utc(last);
+        FailureGroup { times, recipients, is_full, outcome, phase, hosts, mx, reply, is_remote, last }
+    };
+    let mut lines: Vec<FailureGroup> = groups.into_groups().map(line).collect();
+    lines.sort_by(|a, b| (b.times, &b.last, &a.reply).cmp(&(a.times, &a.last, &b.reply)));
+    lines.truncate(limit as usize);
+    Ok(lines)
+}
+
+/// So many attempts are looked at, however few of them were refused.
+const LAST_ATTEMPTS: u32 = 2_000;
+
+/// See [`crate::queue::AdminStore::refusals`].
+pub(super) fn refusals(conn: &Connection, limit: u32) -> Result<Vec<Refusal>> {
     let row = |row: &rusqlite::Row<'_>| {
-        Ok(FailureGroup {
-            times: count(row, 0)?,
-            recipients: count(row, 1)?,
-            outcome: text(row, 2)?,
-            phase: text(row, 3)?,
-            hosts: count(row, 4)?,
-            mx: odd::text(row, 5)?,
-            reply: text(row, 6)?,
-            is_remote: text(row, 7)? == "remote",
-            last: text(row, 8)?,
+        Ok(Refusal {
+            at: odd::get(row, 0)?,
+            mx: odd::text(row, 1)?,
+            reply: text(row, 2)?,
+            is_remote: text(row, 3)? == "remote",
         })
     };
-    let sql = "SELECT times, recipients, outcome, phase, hosts, mx, reply, reply_source, last FROM failures LIMIT ?1";
-    conn.prepare(sql)?.query_map([limit], row)?.collect()
+    let sql = format!(
+        "SELECT at, mx, reply, reply_source
+         FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT {LAST_ATTEMPTS})
+         WHERE outcome NOT IN ('delivered', 'relayed') ORDER BY id DESC LIMIT ?1"
+    );
+    conn.prepare(&sql)?.query_map([limit], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::tls_policies`].
@@ -107,4 +168,33 @@ pub(super) fn policies(conn: &Connection, now: i64) -> Result<Vec<PolicyCount>> 
 /// See [`crate::queue::AdminStore::messages`].
 pub(super) fn messages(conn: &Connection) -> Result<u64> {
     conn.query_row("SELECT count(*) FROM messages", [], |row| count(row, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::sqlite::migrate;
+
+    #[test]
+    fn failures_of_many_recipients_and_hosts_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let conn = Connection::open(&path).unwrap();
+        migrate::migrate(&conn, &path).unwrap();
+        conn.execute_batch(
+            "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 99)
+             INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, phase, code, reply, outcome)
+             SELECT 5000000 + n, n % 50, 5, 1, 'mx' || (n % 10) || '.test', 'rcpt', 450, '450 <u' || n || '@a.test> no',
+                 iif(n = 99, 'failed', 'deferred') FROM n",
+        )
+        .unwrap();
+        let of = |since, seen_max| {
+            let lines = failures_seen(&conn, since, 9, seen_max).unwrap();
+            let of = |line: FailureGroup| (line.times, line.recipients, line.hosts, line.is_full);
+            lines.into_iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(of(5, SEEN_MAX), [(99, 50, 10, false), (1, 1, 1, false)]);
+        assert_eq!(of(5, 7), [(99, 4, 3, true), (1, 0, 0, true)]);
+        assert_eq!(of(6, SEEN_MAX), []);
+    }
 }

@@ -13,7 +13,7 @@ use super::look::count;
 
 /// Times are to a second: within one, what is said here first came first. A change by people is one that named the
 /// message, one of its recipients' domains, or all, while it was here, or that put a backup in the place of the queue;
-/// or one by a filter, which comes with it in the last column.
+/// or one by a filter (or a suspension), which comes with it in the last column.
 const STORY: &str = "
     WITH its (id, address, domain) AS (
         SELECT id, address, domain FROM recipients WHERE message_id = ?1
@@ -45,10 +45,13 @@ const STORY: &str = "
         UNION ALL
         SELECT o.at, 3, o.id, o.action, NULL,
                'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || ', recipients: ' || o.count,
-               iif(o.action <> 'restore' AND o.target LIKE '%=%', o.target, NULL)
+               CASE WHEN o.action IN ('suspend', 'resume') AND o.target LIKE '% %'
+                    THEN substr(o.target, 1, instr(o.target, ' ') - 1) || '='
+                         || substr(o.target, instr(o.target, ' ') + 1)
+                    WHEN o.action <> 'restore' AND o.target LIKE '%=%' THEN o.target END
         FROM operator_log o, came, went
         WHERE o.at BETWEEN came.at AND went.at
-            AND (o.action = 'restore' OR o.target IN (?2, 'all') OR o.target IN (SELECT domain FROM its)
+            AND (o.action IN ('restore', 'suspend', 'resume') OR o.target IN (?2, 'all') OR o.target IN (SELECT domain FROM its)
                 OR o.target LIKE '%=%')
             AND o.action NOT LIKE 'user %'
         UNION ALL

@@ -9,7 +9,7 @@ use crate::queue::admin_rows::RecoveredTable;
 /// A table, the column along which it is read, and where else its keys (or numbers near them) can be read.
 pub(super) type Table = (&'static str, &'static str, &'static [&'static str]);
 /// What was arriving is nobody's yet, and routes are written at each start.
-pub(super) const TABLES: [Table; 18] = [
+pub(super) const TABLES: [Table; 19] = [
     (
         "messages",
         "rowid",
@@ -27,6 +27,7 @@ pub(super) const TABLES: [Table; 18] = [
     // Ids of a message's recipients are those that follow its own.
     ("history", "message_id", &["SELECT recipient_id FROM attempts INDEXED BY attempts_of_recipient"]),
     ("backoffs", "lane", &[]),
+    ("suspensions", "kind", &[]),
     ("host_settings", "mx", &[]),
     ("mta_sts_policies", "domain", &[]),
     ("kicks", "rowid", &["SELECT id FROM kicks INDEXED BY kicks_by_time"]),
@@ -69,7 +70,7 @@ pub(super) fn copy_table(old: &Connection, fresh: &Connection, table: &Table) ->
         return Ok(copied);
     };
     let mut table = Readable { conn: old, rows, back, first, key_queries: keys, keys: None };
-    let mut from = if ["lane", "mx", "domain", "network"].contains(&key) {
+    let mut from = if ["lane", "kind", "mx", "domain", "network"].contains(&key) {
         Value::Text(String::new())
     } else {
         Value::Integer(i64::MIN)

@@ -20,7 +20,7 @@ fn a_message_goes_from_accept_to_history() {
         read.iter().map(|due| due.recipient).collect::<Vec<_>>(),
         [due[0].recipient, due[1].recipient]
     );
-    assert_eq!(bench.queue.due_in_domain(&due[1].domain, i64::MAX, 10).unwrap().len(), 1);
+    assert_eq!(bench.queue.due_in_domain(&due[1].domain, None, i64::MAX, 10).unwrap().len(), 1);
     assert_eq!(bench.queue.next_due_after(0).unwrap(), Some(due[0].due_at));
 
     let later = due[0].due_at + 60;
@@ -357,7 +357,7 @@ fn the_urgent_is_found_behind_a_hundred_thousand_others() {
     assert_eq!(urgent.priority, Priority::clamped(4));
     let ordinary = bench.accept(&["me@big.example"]).remove(0);
     let ids = |rows: Vec<Due>| rows.iter().map(|due| due.recipient).collect::<Vec<_>>();
-    let page = bench.queue.due_in_domain(&urgent.domain, i64::MAX, 4).unwrap();
+    let page = bench.queue.due_in_domain(&urgent.domain, None, i64::MAX, 4).unwrap();
     assert_eq!(ids(page), [urgent.recipient, ordinary.recipient, RecipientId(1), RecipientId(2)]);
     assert_eq!(ids(bench.queue.urgent(i64::MAX, 9).unwrap()), [urgent.recipient]);
     assert!(bench.queue.urgent(urgent.due_at - 1, 9).unwrap().is_empty(), "not before it is due");
@@ -383,6 +383,8 @@ fn no_question_of_the_scheduler_reads_the_whole_queue() {
         due::OLDEST_OF_PRIORITY,
         due::DOMAIN_NEXT_PRIORITY,
         due::DOMAIN_OF_PRIORITY,
+        due::DOMAIN_SAME_SECOND,
+        due::DOMAIN_LATER,
         due::DUE_OF_PRIORITY,
         due::QUEUED_OF_MESSAGE,
     ]

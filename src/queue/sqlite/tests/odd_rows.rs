@@ -7,13 +7,13 @@ use super::*;
 use crate::mail::Lifetimes;
 use crate::queue::admin::{Admin, Filter};
 use crate::queue::sqlite::migrate::SCHEMA;
-use crate::queue::sqlite::sweep;
+use crate::queue::sqlite::{suspensions, sweep};
 
 /// Nonsense, as it is written at a prompt. The number with a fraction is what Python's `time.time()` gives.
 const ODD: [&str; 7] =
     ["NULL", "'tomorrow'", "1795950000.5", "x'00ff'", "-1", "9223372036854775807", "'2026-11-29 12:00:00'"];
 /// The row of each table that is spoilt.
-const VICTIMS: [(&str, &str); 20] = [
+const VICTIMS: [(&str, &str); 21] = [
     ("messages", "id = 10"),
     ("recipients", "id = 11"),
     ("content", "message_id = 10"),
@@ -24,6 +24,7 @@ const VICTIMS: [(&str, &str); 20] = [
     ("operator_log", "id = 1"),
     ("history", "recipient_id = 31"),
     ("backoffs", "lane = 'victim.test'"),
+    ("suspensions", "kind = 'user' AND value = 'victim'"),
     ("routes", "position = 1"),
     ("host_settings", "mx = 'mx.victim.test'"),
     ("mta_sts_policies", "domain = 'victim.test'"),
@@ -54,6 +55,7 @@ const ROWS: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at, attempts, size)
     VALUES (30, 31, 'H', '', 'a@b.test', 'failed', 1000, 1001, 1, 3);
     INSERT INTO backoffs VALUES ('victim.test', 1, 2000, '421 no', 1000), ('other.test', 1, 2000, '421 no', 1000);
+    INSERT INTO suspensions VALUES ('user', 'victim', 1000, 3000, 'why', 'ann'), ('tag', 'good', 1000, NULL, NULL, '');
     INSERT INTO routes VALUES (1, 'x.test', NULL, NULL);
     INSERT INTO host_settings (mx, setting, value, changed_at, retry_at)
     VALUES ('mx.victim.test', 'tls', 'plaintext', 1000, 2000), ('mx.good.test', 'connections', 2, 1000, NULL);
@@ -106,7 +108,7 @@ fn goes_on(conn: &Connection, why: &str) {
     let is_good = |due: &Due| due.recipient == RecipientId(21);
     let due = reads.due(DueCursor::default(), 2_000, 9).unwrap();
     assert!(due.iter().any(is_good), "{why}: {due:?}");
-    assert!(reads.due_in_domain(&good, 2_000, 9).unwrap().iter().any(is_good), "{why}");
+    assert!(reads.due_in_domain(&good, None, 2_000, 9).unwrap().iter().any(is_good), "{why}");
     assert!(reads.due_domains("", 2_000, 9).unwrap().due.iter().any(|(domain, _)| *domain == good), "{why}");
     assert!(reads.next_due_after(2_000).unwrap() >= Some(2_001), "{why}");
     reads.urgent(2_000, 9).unwrap();
@@ -135,6 +137,11 @@ fn goes_on(conn: &Connection, why: &str) {
         "{why}"
     );
     assert!(reads.sts_policies_due(9000, 0, 9).unwrap().contains(&"good.test".to_owned()), "{why}");
+    assert!(
+        reads.suspensions(2_000).unwrap().iter().any(|row| row.whose == Whose::Tag("good".to_owned())),
+        "{why}"
+    );
+    suspensions::list(conn, 2_000).unwrap();
     reads.logins().unwrap();
     reads.reports_since("app@a.test", 0, 9).unwrap();
     for sender in reads.pending_report_senders(i64::MAX, i64::MAX, 9).unwrap() {
@@ -259,7 +266,7 @@ fn a_queue_full_of_odd_rows_and_columns_of_somebody_s_own_starts() {
     let bench = Bench::open_in(directory, Tuning::default());
     let accepted = bench.accept(&["new@good.test"]);
     let domain = Domain::parse("good.test").unwrap();
-    let due = bench.queue.due_in_domain(&domain, now_us() / 1_000_000, 9).unwrap();
+    let due = bench.queue.due_in_domain(&domain, None, now_us() / 1_000_000, 9).unwrap();
     assert_eq!(due.len(), 3, "{due:?}");
     let fetched = bench.queue.fetch(MessageId(20), &[RecipientId(21)]).unwrap().unwrap();
     bench.queue.settle(settlement(&Arc::new(fetched), vec![(RecipientId(21), DELIVERED)]));

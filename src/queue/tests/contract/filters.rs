@@ -263,7 +263,27 @@ pub(super) fn same_reasons_are_one_line_and_the_oldest_comes_first(site: Site) {
     let of = |state: &str| Filter { state: Some(state.to_owned()), ..Filter::all() };
     assert_eq!(shown(&of("failed")), [(reason.clone(), 1, 0, 1, 1, 1)]);
     assert_eq!(shown(&of("held")), []);
-    assert_eq!(shown(&Filter::domain(&Domain::parse("one.test").unwrap())), [(reason, 2, 2, 0, 2, 1)]);
+    assert_eq!(
+        shown(&Filter::domain(&Domain::parse("one.test").unwrap())),
+        [(reason.clone(), 2, 2, 0, 2, 1)]
+    );
+
+    // The same reasons on the status page and in a report.
+    let groups = admin.failure_groups(now_secs() - 99, 9).unwrap();
+    let mut groups: Vec<_> =
+        groups.into_iter().map(|group| (group.reply, group.times, group.hosts)).collect();
+    groups.sort_by_key(|(_, times, _)| *times);
+    assert!(groups.iter().all(|(reply, ..)| *reply == reason), "{groups:?}");
+    assert_eq!(groups.iter().map(|(_, times, _)| times).sum::<u64>(), 4);
+    let traffic = admin.traffic(0, None, 9).unwrap();
+    let reasons: Vec<_> = traffic.reasons.iter().map(|of| (&*of.state, of.recipients, &of.reply)).collect();
+    assert_eq!(reasons, [("deferred", 3, &reason), ("failed", 1, &reason)]);
+
+    let refusals = admin.refusals(3).unwrap();
+    let hosts: Vec<_> = refusals.iter().map(|refusal| refusal.mx.as_deref()).collect();
+    assert_eq!(hosts, [Some("mx1.test"), Some("mx0.test"), Some("mx1.test")], "the latest first");
+    assert!(refusals.iter().all(|refusal| refusal.reply.contains("quota")));
+    assert_eq!(admin.in_use_by(), Some(std::process::id()));
 
     let oldest =
         |by_lane, limit| -> Vec<(String, i64)> {

@@ -95,7 +95,9 @@ each_store! {
         an_operator_who_holds_during_an_attempt_is_obeyed
         an_operator_kicks_holds_releases_and_removes_while_the_relay_runs
         what_waits_is_counted_for_monitoring
-        host_settings_outlive_the_process;
+        host_settings_outlive_the_process
+        what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_over
+        a_suspension_means_what_its_view_shows_and_no_more_than_its_bound_count;
     reports:
         reports_are_counted_for_the_mailbox_and_survive_a_restart
         what_is_gathered_is_told_of_once_and_what_comes_meanwhile_later;

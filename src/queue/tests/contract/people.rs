@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::mail::Domain;
-use crate::queue::admin::Filter;
+use crate::queue::admin::{Filter, Suspended};
 use crate::queue::gauge_rows::{AgeCounts, CountFrom};
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
@@ -134,4 +134,103 @@ pub(super) fn host_settings_outlive_the_process(site: Site) {
     let site = site.restart();
     assert_eq!(site.queue.host_settings().unwrap(), [limit, pipelining]);
     assert_eq!(site.place.admin().host_settings().unwrap().len(), 2);
+}
+
+fn suspension(whose: Whose, until: Option<i64>) -> Suspension {
+    let reason = Some("blocked".to_owned());
+    Suspension { whose, since: now_secs(), until, reason, login: "ann".to_owned() }
+}
+
+pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_over(site: Site) {
+    let due = site.accept(&["a@example.com", "b@mail.example.com", "c@example.net"]);
+    let admin = site.place.admin();
+    admin.hold(&Filter::message(due[2].message)).unwrap();
+    admin.release(&Filter::domain(&Domain::parse("example.com").unwrap())).unwrap();
+    admin.release(&Filter::domain(&Domain::parse("mail.example.com").unwrap())).unwrap();
+    let rows = || site.place.admin().suspensions().unwrap();
+    let app = suspension(Whose::User("app".to_owned()), None);
+    // The one that is held waits for something else.
+    assert_eq!(admin.suspend(&app).unwrap(), Suspended { recipients: 2, replaced: false });
+    let later = Suspension { until: Some(now_secs() + 1000), reason: None, ..app.clone() };
+    assert_eq!(admin.suspend(&later).unwrap(), Suspended { recipients: 2, replaced: true });
+    let com = Whose::domain("*.Example.com").unwrap();
+    assert_eq!(admin.suspend(&suspension(com.clone(), None)).unwrap().recipients, 1);
+    let shown: Vec<_> = rows().into_iter().map(|row| (row.kind, row.value, row.recipients)).collect();
+    assert_eq!(shown, [("domain", "*.example.com".to_owned(), 1), ("user", "app".to_owned(), 2)]);
+    assert!(rows()[0].until.is_none() && rows()[1].until.is_some() && rows()[0].login == "ann");
+    assert_eq!(rows()[0].reason.as_deref(), Some("blocked"));
+    // The rows of recipients are as they were, and the relay finds them due.
+    assert_eq!(site.queue.due(DueCursor::default(), i64::MAX, 9).unwrap().len(), 2);
+    let waits: Vec<_> =
+        admin.list(&Filter::all(), 9).unwrap().into_iter().map(|line| line.next_attempt).collect();
+    assert_eq!(waits.iter().flatten().collect::<Vec<_>>(), ["suspended", "suspended", "held"]);
+    assert_eq!(admin.suspended_of(&Filter::all()).unwrap(), 2);
+    let site = site.restart();
+    let admin = site.place.admin();
+    assert_eq!(site.queue.suspensions(now_secs()).unwrap().len(), 2);
+    // Over for the relay, and for who looks then.
+    assert_eq!(site.queue.suspensions(now_secs() + 2000).unwrap().len(), 1);
+    assert_eq!((admin.resume(Some(&com)).unwrap(), admin.resume(Some(&com)).unwrap()), (1, 0));
+    assert_eq!((admin.resume(None).unwrap(), admin.resume(None).unwrap()), (1, 0));
+    let over = Suspension { until: Some(now_secs() - 1), ..app };
+    admin.suspend(&over).unwrap();
+    assert!(admin.suspensions().unwrap().is_empty(), "it was over before it began");
+    assert_eq!(
+        (admin.resume(Some(&over.whose)).unwrap(), admin.suspended_of(&Filter::all()).unwrap()),
+        (0, 0)
+    );
+    site.is_well();
+}
+
+pub(super) fn a_suspension_means_what_its_view_shows_and_no_more_than_its_bound_count(site: Site) {
+    let submit = |to: &str, user: Option<&str>, tag: Option<&str>| {
+        let mut message = site.message(&[to], b"Subject: x\r\n\r\nhello\r\n");
+        message.origin.user = user.map(str::to_owned);
+        message.labels.tag = tag.map(str::to_owned);
+        site.queue.accept(message).unwrap();
+        site.accepted().remove(0)
+    };
+    let rows = [
+        submit("a@example.com", Some("app"), None),
+        submit("a@b.example.com", Some("App"), Some("bulk")),
+        submit("a@notexample.com", None, Some("app")),
+        submit("a@com", Some("com"), None),
+    ];
+    // As they came with the message, and as they are read.
+    let read = site.queue.due(DueCursor::default(), i64::MAX, 9).unwrap();
+    assert_eq!(
+        read.iter().map(|due| &due.submitted).collect::<Vec<_>>(),
+        rows.each_ref().map(|due| &due.submitted)
+    );
+    let admin = site.place.admin();
+    let domain = |text: &str| Whose::domain(text).unwrap();
+    for (whose, wanted) in [
+        (domain("example.com"), vec![0]),
+        (domain("*.example.com"), vec![1]),
+        (domain("*"), vec![0, 1, 2, 3]),
+        (domain("com"), vec![3]),
+        (domain("*.com"), vec![0, 1, 2]),
+        (Whose::User("app".to_owned()), vec![0]),
+        (Whose::User("com".to_owned()), vec![3]),
+        (Whose::Tag("bulk".to_owned()), vec![1]),
+        (Whose::Tag("nobody".to_owned()), vec![]),
+    ] {
+        let wanted: Vec<usize> = wanted;
+        let row = suspension(whose.clone(), None);
+        let suspensions = Suspensions::on(vec![row.clone()], now_secs());
+        let meant: Vec<usize> = (0..4).filter(|at| suspensions.mean_due(&rows[*at])).collect();
+        assert_eq!(meant, wanted, "{whose}");
+        assert_eq!(admin.suspend(&row).unwrap().recipients, wanted.len() as i64, "{whose}");
+        let lines = admin.list(&Filter::all(), 9).unwrap();
+        let shown = (0..4).filter(|at| lines[*at].next_attempt.as_deref() == Some("suspended"));
+        assert_eq!(shown.collect::<Vec<_>>(), wanted, "{whose}");
+        assert_eq!(admin.suspended_of(&Filter::all()).unwrap(), wanted.len() as i64, "{whose}");
+        admin.resume(Some(&whose)).unwrap();
+    }
+    let user = |n: usize| suspension(Whose::User(n.to_string()), None);
+    (0..SUSPENSIONS_MAX).for_each(|n| assert!(!admin.suspend(&user(n)).unwrap().replaced));
+    let error = admin.suspend(&user(SUSPENSIONS_MAX)).unwrap_err().to_string();
+    assert!(error.contains("1000 suspensions"), "{error}");
+    assert!(admin.suspend(&user(5)).unwrap().replaced, "one of them can be replaced");
+    assert_eq!(site.queue.suspensions(now_secs()).unwrap().len(), SUSPENSIONS_MAX);
 }

@@ -1,0 +1,190 @@
+//! `postrider queue suspend`, `resume` and `suspensions`.
+
+use std::path::Path;
+
+use clap::{ArgGroup, Args, Subcommand};
+
+use super::change::number;
+use super::{Look, QueueCommandError, json_line, json_lines, record};
+use crate::cli::table::table;
+use crate::cli::who::Who;
+use crate::config::duration_of;
+use crate::kit::text::{printable, utc};
+use crate::queue::admin::{Admin, SuspensionLine};
+use crate::queue::{Suspension, Whose};
+
+/// Characters of a reason.
+const REASON_CHARS_MAX: usize = 200;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SuspendVerb {
+    /// Have what waits and what comes for a domain, of a user or with a tag wait until resumed
+    ///
+    /// No attempt is made for it, whatever is kicked, by ETRN or by ATRN; one that is under way ends as it ends. Its
+    /// lifetime goes on. What is suspended already gets the new end and reason.
+    Suspend(SuspendArgs),
+    /// Have what is suspended go on
+    Resume(ResumeArgs),
+    /// List what is suspended, and how much waits behind each
+    Suspensions {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `now`: Unix seconds.
+pub(super) fn run(
+    verb: &SuspendVerb,
+    path: &Path,
+    now: i64,
+    look: Look,
+) -> Result<String, QueueCommandError> {
+    match verb {
+        SuspendVerb::Suspend(args) => suspend(&Admin::to_write(path)?, args, now),
+        SuspendVerb::Resume(args) => resume(&Admin::to_write(path)?, args),
+        SuspendVerb::Suspensions { json } => {
+            let rows = Admin::to_read(path)?.suspensions()?;
+            Ok(if *json { json_lines(&rows, rows.len() as i64) } else { list(&rows, look) })
+        }
+    }
+}
+
+/// Whose mail is meant: one of these.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct WhoseArgs {
+    /// Mail for this domain ('*.example.com' for all below it, '*' for all)
+    #[arg(long, value_parser = Whose::domain)]
+    domain: Option<Whose>,
+    /// Mail that this user submitted
+    #[arg(long, value_parser = user)]
+    user: Option<Whose>,
+    /// Mail with this tag
+    #[arg(long, value_parser = tag)]
+    tag: Option<Whose>,
+}
+
+impl WhoseArgs {
+    fn whose(&self) -> Option<&Whose> {
+        self.domain.as_ref().or(self.user.as_ref()).or(self.tag.as_ref())
+    }
+}
+
+/// Arguments of `queue suspend`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["domain", "user", "tag"]).required(true))]
+pub(super) struct SuspendArgs {
+    #[command(flatten)]
+    whose: WhoseArgs,
+    /// Only for so long, such as 30m, 2h or 3d; then it goes on by itself
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    secs: Option<i64>,
+    /// Why: shown wherever somebody asks what mail waits for
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `queue resume`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["domain", "user", "tag", "all"]).required(true))]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    whose: WhoseArgs,
+    /// All that is suspended
+    #[arg(long)]
+    all: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn user(text: &str) -> Result<Whose, String> {
+    Whose::from_words("user", text).ok_or_else(|| "name a user".to_owned())
+}
+
+fn tag(text: &str) -> Result<Whose, String> {
+    Whose::from_words("tag", text).ok_or_else(|| "name a tag".to_owned())
+}
+
+fn seconds(text: &str) -> Result<i64, String> {
+    match duration_of(text)?.as_secs() {
+        0 => Err("a second at least".to_owned()),
+        secs => Ok(i64::try_from(secs).unwrap_or(i64::MAX)),
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let is_line = !text.trim().is_empty() && text.chars().all(|char| !char.is_control());
+    match is_line && text.chars().count() <= REASON_CHARS_MAX {
+        true => Ok(text.to_owned()),
+        false => Err(format!("one line of at most {REASON_CHARS_MAX} characters")),
+    }
+}
+
+fn suspend(admin: &Admin, args: &SuspendArgs, now: i64) -> Result<String, QueueCommandError> {
+    let Some(whose) = args.whose.whose().cloned() else { return Ok(String::new()) };
+    let row = Suspension {
+        whose,
+        since: now,
+        until: args.secs.map(|secs| now.saturating_add(secs)),
+        reason: args.reason.clone(),
+        login: Who::runs_this().login,
+    };
+    let done = admin.suspend(&row)?;
+    record(admin, "suspend", row.whose.to_string(), usize::try_from(done.recipients).unwrap_or(0));
+    if args.json {
+        return Ok(json_line(&done));
+    }
+    let until = match row.until {
+        Some(until) => format!("until {} UTC", utc(until)),
+        None => "until `postrider queue resume`".to_owned(),
+    };
+    let again = if done.replaced { "; it was suspended before, and this takes its place" } else { "" };
+    let waits = if done.recipients == 1 { "waits" } else { "wait" };
+    Ok(format!(
+        "{} is suspended {until}{again}; {} {waits} behind it\n",
+        printable(row.whose.to_string().as_bytes()),
+        number(done.recipients, "recipient")
+    ))
+}
+
+fn resume(admin: &Admin, args: &ResumeArgs) -> Result<String, QueueCommandError> {
+    let whose = args.whose.whose();
+    let count = admin.resume(whose)?;
+    if count == 0 {
+        let not_suspended = |whose: &Whose| QueueCommandError::NotSuspended(whose.clone());
+        return Err(whose.map_or(QueueCommandError::NothingSuspended, not_suspended));
+    }
+    record(admin, "resume", whose.map_or_else(|| "all".to_owned(), ToString::to_string), count);
+    if args.json {
+        return Ok(json_line(&serde_json::json!({ "action": "resume", "suspensions": count })));
+    }
+    Ok(match whose {
+        Some(whose) => format!("{} is resumed\n", printable(whose.to_string().as_bytes())),
+        None => format!("{} resumed\n", number(count as i64, "suspension")),
+    })
+}
+
+fn list(rows: &[SuspensionLine], look: Look) -> String {
+    if rows.is_empty() {
+        return "nothing is suspended\n".to_owned();
+    }
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = rows.iter().map(|row| {
+        vec![
+            row.kind.to_owned(),
+            row.value.clone(),
+            row.recipients.to_string(),
+            or_dash(&row.since),
+            row.until.clone().unwrap_or_else(|| "resumed".to_owned()),
+            row.login.clone(),
+            or_dash(&row.reason),
+        ]
+    });
+    let head = ["SUSPENDED", "VALUE", "RECIPIENTS", "SINCE (UTC)", "UNTIL (UTC)", "BY", "REASON"];
+    table(look, &head, rows.collect())
+}

@@ -1,0 +1,177 @@
+//! What is suspended: it takes no turn, hides nothing, and costs nothing while it waits.
+
+use super::routes::Counted;
+use super::*;
+use crate::queue::{Over, Submitted, Suspension, Whose};
+
+const NOTHING_OVER: Over = Over { deadline: 0, bounces_from: 0, messages_from: 0 };
+const NOW: i64 = 1_000_000;
+
+fn suspension(whose: Whose, until: Option<i64>) -> Suspension {
+    Suspension { whose, since: 1, until, reason: None, login: String::new() }
+}
+
+fn bulk() -> Whose {
+    Whose::User("bulk".to_owned())
+}
+
+/// Due at its id, of this user.
+fn of(user: &str, id: i64, domain: &str) -> Due {
+    let submitted = Submitted::new(Some(user.to_owned()), None).map(Arc::new);
+    Due { submitted, due_at: id, ..due(id, id, domain) }
+}
+
+/// A queue, and all that reads it.
+struct Room {
+    queue: Counted,
+    lanes: Mutex<Lanes>,
+    reader: Reader,
+}
+
+impl Room {
+    fn new(routes: Routes, rows: impl Iterator<Item = Due>) -> Room {
+        let settings = SchedulerSettings { routes: Arc::new(routes), ..settings() };
+        let queue = Counted::default();
+        rows.for_each(|row| drop(queue.rows.borrow_mut().insert(row.cursor(), row)));
+        let lanes = Mutex::new(Lanes::new(settings, 1));
+        Room { queue, lanes, reader: Reader::new(Portions::default(), at(NOW)) }
+    }
+
+    /// As somebody with `postrider queue suspend` does, and as it is noticed.
+    fn suspend(&mut self, rows: Vec<Suspension>) {
+        *self.queue.suspensions.borrow_mut() = rows;
+        self.reader.hear(Event::ChangedOutside, self.lanes.get_mut().unwrap(), at(NOW));
+    }
+
+    /// Looks until there is nothing more to read; gives how many looks that took.
+    fn settle(&mut self, now: i64) -> usize {
+        for looks in 1..10_000 {
+            self.reader.look(&self.queue, &self.lanes, &|| {}, at(now), &NOTHING_OVER).unwrap();
+            if !self.reader.patience(&self.lanes, at(now)).is_zero() {
+                return looks;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// All jobs that start now are done; gives their recipients.
+    fn deliver(&mut self, now: i64) -> Vec<i64> {
+        let mut gone = Vec::new();
+        loop {
+            let Some(job) = self.lanes.get_mut().unwrap().next(now) else { return gone };
+            let ids: Vec<RecipientId> = job.recipient_ids().collect();
+            self.queue.rows.borrow_mut().retain(|_, due| !ids.contains(&due.recipient));
+            let lanes = self.lanes.get_mut().unwrap();
+            lanes.finished(&job, &LaneHealth::Healthy, &[], now);
+            lanes.settled(ids.iter().copied());
+            gone.extend(ids.iter().map(|id| id.0));
+        }
+    }
+}
+
+const SUSPENDED: i64 = 60_000;
+
+/// So many of `bulk`, due first, then twenty of `app`, all in one lane.
+fn behind_many() -> impl Iterator<Item = Due> {
+    (1..=SUSPENDED + 20).map(|id| of(if id > SUSPENDED { "app" } else { "bulk" }, id, "a.test"))
+}
+
+#[test]
+fn what_stands_behind_many_suspended_in_its_lane_is_found_and_then_nothing_more_is_read() {
+    let by_route = Routes(vec![relay_for_all()]);
+    for routes in [Routes::default(), by_route] {
+        let mut room = Room::new(routes, behind_many());
+        room.suspend(vec![suspension(bulk(), None)]);
+        let looks = room.settle(NOW);
+        assert_eq!(room.deliver(NOW), (SUSPENDED + 1..=SUSPENDED + 20).collect::<Vec<_>>());
+        // Once for those that have come due, and once through the lane.
+        let read = room.queue.given.take() as i64;
+        assert!(read <= 2 * SUSPENDED + 5_000 && looks < 60, "{read} rows in {looks} looks");
+        assert_eq!(room.lanes.get_mut().unwrap().waiting(), 0);
+        // At rest: the sweep, once a minute, is all that reads; it finds nobody forgotten.
+        assert!((1..60).all(|secs| room.settle(NOW + secs) == 1));
+        assert_eq!(room.queue.given.take(), 0);
+        let looked = room.reader.look(&room.queue, &room.lanes, &|| {}, at(NOW + 61), &NOTHING_OVER).unwrap();
+        assert_eq!(looked.forgotten, 0);
+        assert!(room.queue.given.take() <= 1_000);
+    }
+}
+
+/// The lane has more than its window, in two priorities, and suspended ones between them; one is requeued.
+#[test]
+fn no_one_is_lost_between_suspended_ones_and_what_comes_meanwhile() {
+    let rows = (1..=9_000).map(|id| {
+        let user = if id % 3 == 0 { "app" } else { "bulk" };
+        Due { priority: Priority::clamped(-(id % 2)), ..of(user, id, "a.test") }
+    });
+    let mut room = Room::new(Routes::default(), rows);
+    room.suspend(vec![suspension(bulk(), None)]);
+    room.settle(NOW);
+    let job = room.lanes.get_mut().unwrap().next(NOW).unwrap();
+    let gone: Vec<RecipientId> = job.recipient_ids().collect();
+    room.lanes.get_mut().unwrap().finished(&job, &LaneHealth::Unchanged, &gone, NOW);
+    // Urgent, and before all that was passed.
+    let urgent = Due { priority: Priority::clamped(5), ..of("app", 20_000, "a.test") };
+    room.queue.rows.borrow_mut().insert(urgent.cursor(), urgent.clone());
+    room.reader.hear(Event::Accepted(vec![urgent]), room.lanes.get_mut().unwrap(), at(NOW));
+    let mut found = Vec::new();
+    for secs in 0..100 {
+        room.settle(NOW + secs);
+        found.extend(room.deliver(NOW + secs));
+    }
+    found.sort_unstable();
+    let wanted: Vec<i64> = (1..=9_000).filter(|id| id % 3 == 0).chain([20_000]).collect();
+    assert_eq!(found, wanted);
+    room.suspend(Vec::new());
+    for secs in 100..200 {
+        room.settle(NOW + secs);
+        found.extend(room.deliver(NOW + secs));
+    }
+    assert_eq!(found.len(), 9_001, "all of them are resumed");
+}
+
+#[test]
+fn a_suspended_domain_is_not_read_and_its_fresh_mail_waits_until_it_is_resumed_or_over() {
+    let domain = |name: &str| Whose::Domain(name.to_owned());
+    for (whose, until) in [(domain("a.test"), None), (domain("*.test"), Some(NOW + 50))] {
+        let mut room = Room::new(Routes::default(), (1..=30_000).map(|id| of("app", id, "a.test")));
+        room.suspend(vec![suspension(whose, until)]);
+        room.settle(NOW);
+        // What had come due, and no refill.
+        assert!(room.queue.given.take() <= 20_000);
+        let fresh = of("app", 40_000, "a.test");
+        room.queue.rows.borrow_mut().insert(fresh.cursor(), fresh.clone());
+        room.reader.hear(Event::Accepted(vec![fresh]), room.lanes.get_mut().unwrap(), at(NOW));
+        room.settle(NOW + 49);
+        assert_eq!(room.deliver(NOW + 49), [0; 0]);
+        assert_eq!(room.lanes.get_mut().unwrap().waiting(), 0, "it takes no room in memory");
+        if until.is_none() {
+            room.suspend(Vec::new());
+        }
+        // Nobody wrote where the time is over.
+        room.settle(NOW + 50);
+        assert!(!room.deliver(NOW + 50).is_empty());
+    }
+}
+
+#[test]
+fn what_is_suspended_cannot_be_claimed_and_a_page_of_it_hides_nothing() {
+    let mut lanes = lanes_without("a.test");
+    let rows = vec![suspension(bulk(), None)];
+    lanes.set_suspensions(crate::queue::Suspensions::on(rows, NOW));
+    let mut rows: VecDeque<Due> = [of("bulk", 1, "a.test"), of("app", 2, "a.test")].into();
+    let job = lanes.claim(&mut rows).unwrap();
+    assert_eq!((ids(&job), rows.len()), (vec![2], 0));
+}
+
+/// One that comes back since its host has no room was in flight when it was suspended.
+#[test]
+fn what_comes_back_without_an_attempt_waits_too() {
+    let mut lanes = lanes();
+    lanes.add(of("bulk", 1, "a.test"), NOW);
+    let job = lanes.next(NOW).unwrap();
+    lanes.set_suspensions(crate::queue::Suspensions::on(vec![suspension(bulk(), None)], NOW));
+    let at_limit = LaneHealth::AtLimit(Duration::from_secs(1));
+    lanes.finished(&job, &at_limit, &job.recipient_ids().collect::<Vec<_>>(), NOW);
+    assert!(lanes.next(NOW + 5).is_none() && lanes.waiting() == 0);
+}

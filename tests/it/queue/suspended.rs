@@ -1,0 +1,208 @@
+//! Suspend and resume with a relay that runs: what waits and what comes stays, and nothing else does.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::relay::{Config, Relay, World, mail, wait_for};
+use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
+
+/// What the docs promise, and a margin for a busy machine.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2 + 3);
+
+/// Mail with this tag.
+fn tagged(tag: &str) -> Vec<u8> {
+    [format!("X-Postrider-Tag: {tag}\r\n").as_bytes(), &mail("tagged")].concat()
+}
+
+/// Waits until the relay's log says it. It is told after the lanes know.
+fn wait_for_line(relay: &Relay, words: &str) {
+    wait_for(words, NOTICED_WITHIN, || (!relay.logged(&[words]).is_empty()).then_some(()));
+}
+
+/// Suspends this, and waits until the relay knows.
+fn suspend(relay: &Relay, arguments: &[&str]) -> String {
+    let answer = relay.run_ok(&[&["queue", "suspend"], arguments].concat());
+    let whose = answer.split_once(" is suspended").unwrap().0;
+    wait_for_line(relay, &format!("suspended {whose}: until="));
+    answer
+}
+
+/// Who took what; in the order of their addresses.
+fn taken(mx: &FakeMx, count: usize) -> Vec<String> {
+    let messages = mx.wait_for_messages(count, SOON);
+    let address = |line: &String| line["RCPT TO:<".len()..].split('>').next().unwrap().to_owned();
+    let mut all: Vec<String> =
+        messages.iter().flat_map(|message| message.rcpts.iter().map(address)).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new().first(1, At::Rcpt("@"), Act::Say("451 4.7.1 later")));
+    let relay = world.relay(Config::new().retry(&["1s"]));
+    relay.add_user_with("news", &[]);
+    // Suspended before it is tried again.
+    suspend(&relay, &["--user", "news", "--reason", "wrong text"]);
+    let mut news = relay.client();
+    news.log_in("news");
+    news.submit(SENDER, &["news@a.test"], &mail("news"));
+    let first = suspend(&relay, &["--tag", "bulk"]);
+    assert_eq!(first, "tag bulk is suspended until `postrider queue resume`; 0 recipients wait behind it\n");
+    relay.submit(SENDER, &["bulk@a.test", "list@b.test"], &tagged("bulk"));
+    relay.submit(SENDER, &["other@a.test"], &tagged("else"));
+    wait_for_attempts(&relay, "other@a.test", "deferred", 1);
+    wait_for_end(&relay, "other@a.test", "delivered");
+    assert_eq!(taken(&mx, 1), ["other@a.test"]);
+
+    // Shown wherever somebody looks.
+    let again = suspend(&relay, &["--tag", "bulk", "--for", "1h"]);
+    assert!(again.contains("it was suspended before") && again.contains("2 recipients wait"), "{again}");
+    let listed = relay.json(&["queue", "suspensions"]);
+    let shown: Vec<_> = listed.iter().map(|row| format!("{} {}", row["value"], row["recipients"])).collect();
+    assert_eq!(shown, ["\"news\" 1", "\"bulk\" 2"], "{listed:?}");
+    assert_eq!(listed[0]["reason"], "wrong text");
+    let next = "SELECT DISTINCT next_attempt FROM queue";
+    assert_eq!(relay.db().rows(next, []), ["suspended"]);
+    let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'news@a.test'", []).unwrap();
+    assert!(relay.run_ok(&["queue", "show", &id]).contains("suspended until `postrider queue resume`"));
+
+    // Neither a kick, nor a reload, nor ETRN, nor a restart overrides it.
+    let kicked = relay.run_ok(&["queue", "kick", "--all"]);
+    assert!(kicked.contains("(3 of them still suspended"), "{kicked}");
+    relay.signal("HUP");
+    let mut client = relay.client();
+    client.expect("ETRN a.test", "25");
+    let mut relay = relay;
+    relay.stop();
+    relay.start_again();
+    assert!(!relay.logged(&["suspended user news: until=resumed"]).is_empty());
+    relay.submit(SENDER, &["last@a.test"], &mail("last"));
+    wait_for_end(&relay, "last@a.test", "delivered");
+    assert_eq!(relay.db().number("SELECT sum(attempts) FROM recipients", []), 0, "{}", relay.db().dump());
+
+    let began = Instant::now();
+    assert_eq!(relay.run_ok(&["queue", "resume", "--user", "news"]), "user news is resumed\n");
+    mx.wait_for_messages(3, SOON);
+    assert!(began.elapsed() < NOTICED_WITHIN, "{:?}", began.elapsed());
+    wait_for_end(&relay, "news@a.test", "delivered");
+    assert_eq!(relay.run_ok(&["queue", "resume", "--all"]), "1 suspension resumed\n");
+    wait_for_end(&relay, "bulk@a.test", "delivered");
+    let log =
+        "SELECT action, target, count FROM operator_log WHERE action IN ('suspend', 'resume') ORDER BY id";
+    assert_eq!(
+        relay.db().rows(log, []),
+        [
+            "suspend|user news|0",
+            "suspend|tag bulk|0",
+            "suspend|tag bulk|2",
+            "resume|user news|1",
+            "resume|all|1"
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_suspended_cannot_be_resumed_and_what_no_one_can_mean_is_refused() {
+    let world = World::new();
+    let relay = world.relay(Config::new());
+    for (arguments, wanted) in [
+        (&["resume", "--domain", "Example.com"][..], "domain example.com is not suspended"),
+        (&["resume", "--all"], "nothing is suspended"),
+    ] {
+        let output = relay.run(&[&["queue"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(wanted), "{output:?}");
+    }
+    for arguments in [
+        &["suspend"][..],
+        &["suspend", "--domain", "a b"],
+        &["suspend", "--user", ""],
+        &["suspend", "--tag", "x", "--for", "0s"],
+        &["suspend", "--tag", "x", "--user", "y"],
+        &["suspend", "--tag", "x", "--reason", "two\nlines"],
+        &["resume", "--all", "--tag", "x"],
+    ] {
+        assert_eq!(relay.run(&[&["queue"], arguments].concat()).status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(relay.db().number("SELECT count(*) FROM suspensions", []), 0);
+}
+
+#[test]
+fn a_suspension_ends_by_itself_and_mail_of_its_domain_goes_then() {
+    let mut world = World::new();
+    let mx = world.host("b.a.test", Script::new());
+    let relay = world.relay(Config::new());
+    let began = Instant::now();
+    suspend(&relay, &["--domain", "*.A.test", "--for", "3s"]);
+    relay.submit(SENDER, &["you@b.a.test"], &mail("later"));
+    mx.wait_for_messages(1, SOON);
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    wait_for_end(&relay, "you@b.a.test", "delivered");
+    wait_for_line(&relay, "resumed domain *.a.test: its time is over");
+    assert!(relay.json(&["queue", "suspensions"]).is_empty());
+}
+
+/// Without a try: what was said before, or nothing.
+#[test]
+fn what_is_past_its_lifetime_while_suspended_goes_back_to_its_sender() {
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let home = world.host("app.test", Script::new());
+    let relay = world.relay(Config::new());
+    suspend(&relay, &["--domain", "a.test"]);
+    relay.submit(SENDER, &["you@a.test"], &mail("too late"));
+    // Told to the relay like any other change by hand.
+    relay.db_for_writing().execute("UPDATE messages SET expires_at = unixepoch() - 1", []);
+    let bounce = home.wait_for_messages(1, SOON).remove(0);
+    assert!(String::from_utf8_lossy(&bounce.content).contains("you@a.test"));
+    wait_for_end(&relay, "you@a.test", "expired");
+    let tried = "SELECT attempts FROM history WHERE address = 'you@a.test'";
+    assert_eq!(relay.db().number(tried, []), 0);
+    assert!(mx.seen().is_empty());
+}
+
+/// Jiffies of CPU that the relay has used.
+#[cfg(target_os = "linux")]
+fn jiffies(relay: &Relay) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", relay.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_relay_in_which_suspended_mail_waits_is_idle() {
+    const RECIPIENTS: i64 = 100_000;
+    let mut world = World::new();
+    let mx = world.host("a.test", Script::new());
+    let mut relay = world.relay(Config::new());
+    suspend(&relay, &["--user", "news"]);
+    relay.stop();
+    relay.db_for_writing().execute(
+        "INSERT INTO messages (id, queue_id, sender, user, received_at, size, body, smtputf8)
+         VALUES (1, 'Q', 'me@app.test', 'news', unixepoch(), 0, '7bit', 0)",
+        [],
+    );
+    relay.db_for_writing().execute(
+        "WITH RECURSIVE n (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n <= ?1)
+         INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
+         SELECT n, 1, 'u' || n || '@a.test', 'a.test', 1 FROM n",
+        [RECIPIENTS],
+    );
+    relay.start_again();
+    // Behind all of them in their lane.
+    relay.submit(SENDER, &["other@a.test"], &mail("goes"));
+    assert_eq!(taken(&mx, 1), ["other@a.test"]);
+    wait_for_end(&relay, "other@a.test", "delivered");
+    // Once it has read past them it rests: a hundred jiffies are a second.
+    let rests = || {
+        let before = jiffies(&relay);
+        std::thread::sleep(Duration::from_secs(1));
+        (jiffies(&relay) - before <= 10).then_some(())
+    };
+    wait_for("the relay to be idle", SOON, rests);
+    wait_for("the relay to stay idle", Duration::from_secs(5), rests);
+    assert_eq!(relay.db().number("SELECT count(*) FROM suspended", []), RECIPIENTS);
+}
