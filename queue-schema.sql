@@ -326,14 +326,15 @@ CREATE TABLE operator_log (
     at     INTEGER NOT NULL,
     action TEXT NOT NULL,                  -- kick hold release remove bounce, suspend resume; restore; user add, passwd,
                                            -- set, remove, lift
-    target TEXT NOT NULL,                  -- a queue id, a domain or 'all'; a user's name, an address or a network; what is
-                                           -- suspended, as 'domain example.com'
+    target TEXT NOT NULL,                  -- a queue id, a domain, 'all' or filters; a user's name, an address or a network;
+                                           -- what is suspended, as 'domain example.com'
     count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
     uid    INTEGER NOT NULL,               -- as which the command ran
-    logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log
+    logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log; 2: the change is under way, and count
+                                           -- says how far it came
 ) STRICT;
-CREATE INDEX operator_log_new ON operator_log (id) WHERE logged = 0;
+CREATE INDEX operator_log_new ON operator_log (id) WHERE logged <> 1;
 CREATE INDEX operator_log_by_time ON operator_log (at);
 
 -- Failed logins that have an effect now: a network whose logins are refused, a user's name by which logins are slow, or

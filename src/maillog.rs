@@ -28,7 +28,7 @@ use flood::Flood;
 use observer::observe;
 use policy_refusals::PolicyRefusals;
 
-pub use observer::{Observer, Seen, is_observed, observe_with};
+pub use observer::{Observer, Seen, is_observed, observe_no_more, observe_with};
 
 /// A line about no message in particular.
 fn line(level: Level, name: &'static str, text: &'static str, values: &[Value<'_>]) {

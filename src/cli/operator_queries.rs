@@ -106,7 +106,11 @@ impl OperatorQueries for OperatorInfo {
             OperatorQuery::Route(addresses) => Ok(self.route(addresses)),
             OperatorQuery::Waiting(lane) => self.waiting(lane.as_deref()),
             OperatorQuery::Lanes(lane) => self.lanes(lane.as_deref()),
-            OperatorQuery::Generation => Ok(self.generation().clone().lines()),
+            OperatorQuery::Generation => {
+                // The lock is not held while the disk is read: the status page and a reload need it.
+                let generation = self.generation().clone();
+                Ok(generation.lines())
+            }
         };
         lines.map_err(|error| error.to_string())
     }

@@ -158,14 +158,6 @@ impl Selection {
     fn filter(&self) -> Filter {
         self.filters.filter(&self.ids, self.state.clone())
     }
-
-    /// What goes on record by itself: each message that was named, or all that was selected.
-    fn each(&self) -> Vec<Filter> {
-        match self.ids.as_slice() {
-            [] => vec![self.filter()],
-            ids => ids.iter().copied().map(Filter::message).collect(),
-        }
-    }
 }
 
 /// A message, and where that was asked for, what was said of it.
@@ -183,9 +175,17 @@ pub enum QueueCommandError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Nothing is known of this message.
-    #[error("{0} is not in the queue (any more): see `postrider queue list`")]
-    Unknown(MessageId),
+    /// Nothing is known of these messages.
+    #[error("not in the queue (any more): {0}; see `postrider queue list`")]
+    Unknown(String),
+    /// A change ended before its end.
+    #[error("{done}, then: {why}")]
+    HalfWay {
+        /// What was changed.
+        done: String,
+        /// Why it did not go on.
+        why: String,
+    },
     /// Nothing is known by this.
     #[error("{0}")]
     NotFound(String),
@@ -253,7 +253,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let total = match lines.len() < *limit as usize {
                 true => lines.len() as i64,
                 false => {
-                    let all = admin.would_change(Action::Remove, &filter, 0)?;
+                    let all = admin.select(Action::Remove, &filter, 0)?;
                     if by == "lane" { all.lanes } else { all.messages }
                 }
             };
@@ -268,11 +268,11 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
         Verb::Suspended(verb) => suspend::run(verb, path, now, look)?,
-        Verb::Kick(selection) => change::change(path, selection, Action::Kick, look)?,
-        Verb::Hold(selection) => change::change(path, selection, Action::Hold, look)?,
-        Verb::Release(selection) => change::change(path, selection, Action::Release, look)?,
-        Verb::Remove(selection) => change::change(path, selection, Action::Remove, look)?,
-        Verb::Bounce(selection) => change::change(path, selection, Action::Bounce, look)?,
+        Verb::Kick(selection) => return change::change(path, selection, Action::Kick, look, out),
+        Verb::Hold(selection) => return change::change(path, selection, Action::Hold, look, out),
+        Verb::Release(selection) => return change::change(path, selection, Action::Release, look, out),
+        Verb::Remove(selection) => return change::change(path, selection, Action::Remove, look, out),
+        Verb::Bounce(selection) => return change::change(path, selection, Action::Bounce, look, out),
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -285,7 +285,7 @@ fn show(
     look: Look,
 ) -> Result<String, QueueCommandError> {
     let admin = Admin::to_read(path)?;
-    let shown = admin.show(id)?.ok_or(QueueCommandError::Unknown(id))?;
+    let shown = admin.show(id)?.ok_or_else(|| QueueCommandError::Unknown(id.to_string()))?;
     let dialogues = dialogue.then(|| admin.dialogues(id)).transpose()?;
     Ok(if json {
         json_line(&ShownWithDialogues { shown, dialogues })

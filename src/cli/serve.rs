@@ -230,8 +230,9 @@ fn numbers(
     let (submission, workers, operator_info) = (submission.clone(), workers.clone(), operator_info.clone());
     let started_at = operator_info.clock.now();
     Box::new(move || {
-        let config = operator_info.generation().clone();
+        let config = operator_info.generation();
         let (generation, loaded_at) = (config.number(), config.loaded_at());
+        drop(config);
         RelayNumbers {
             sessions: submission.sessions(),
             sessions_began: submission.sessions_began(),

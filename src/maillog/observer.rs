@@ -3,6 +3,7 @@
 //! One place knows of everything that happens to mail, and it is this log. Rooms below it tell it, and do not know who
 //! else listens. Where nobody does, it costs a look at an empty cell.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::mail::{Address, Attempt, Reply};
@@ -53,18 +54,28 @@ pub trait Observer: Send + Sync {
 
 /// Whether anybody hears of it.
 pub fn is_observed() -> bool {
-    OBSERVER.get().is_some()
+    IS_ON.load(Ordering::Relaxed) && OBSERVER.get().is_some()
 }
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
 
 static OBSERVER: OnceLock<Arc<dyn Observer>> = OnceLock::new();
 
 /// From now on this one hears of everything. The first that is given stays, as the log does.
 pub fn observe_with(observer: Arc<dyn Observer>) {
     let _ = OBSERVER.set(observer);
+    IS_ON.store(true, Ordering::Relaxed);
+}
+
+/// From now on nobody hears of anything, until [`observe_with`] is called again.
+pub fn observe_no_more() {
+    IS_ON.store(false, Ordering::Relaxed);
 }
 
 pub(super) fn observe(seen: &Seen<'_>) {
-    if let Some(observer) = OBSERVER.get() {
+    if is_observed()
+        && let Some(observer) = OBSERVER.get()
+    {
         observer.see(seen);
     }
 }

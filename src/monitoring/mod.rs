@@ -11,6 +11,7 @@ pub mod page;
 pub mod readiness;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
@@ -68,6 +69,8 @@ const ROUTES: &[(&str, Handler, &str)] = &[
 pub struct Monitoring {
     server: Server,
     counts: PageCounts,
+    /// It listens somewhere.
+    is_on: AtomicBool,
 }
 
 impl Monitoring {
@@ -79,7 +82,11 @@ impl Monitoring {
         let (clock, counts) = (context.clock.clone(), context.counts.clone());
         let context = Arc::new(context);
         let answer = move |request: &Request| answer(&context, request);
-        let monitoring = Monitoring { server: Server::new(Box::new(answer), clock), counts };
+        let monitoring = Monitoring {
+            server: Server::new(Box::new(answer), clock),
+            counts,
+            is_on: AtomicBool::new(false),
+        };
         monitoring.reload(settings)?;
         Ok(monitoring)
     }
@@ -95,7 +102,12 @@ impl Monitoring {
     /// It listens where it did before.
     pub fn reload(&self, settings: &MetricsSettings) -> Result<(), StartError> {
         count(settings);
-        self.server.reload(settings)
+        self.server.reload(settings)?;
+        let is_on = !settings.listen.is_empty();
+        if self.is_on.swap(is_on, Ordering::Relaxed) && !is_on {
+            metrics::end();
+        }
+        Ok(())
     }
 
     /// Closes the listeners and cuts connections off.

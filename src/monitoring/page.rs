@@ -37,15 +37,25 @@ const AGAIN_SOON: &str = "<meta http-equiv=\"refresh\" content=\"2\">";
 pub(super) fn status(context: &MonitoringContext, _: &Request) -> Response {
     let (snapshot, error) = context.counts.latest();
     let delivery = context.workers.context();
-    let config = context.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let config = context.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (origin, number, loaded_at) = (config.origin().to_owned(), config.number(), config.loaded_at());
+    drop(config);
     let hostname = delivery.settings.hostname.as_str();
+    let lanes = snapshot.as_ref().map(|snapshot| snapshot.waiting.lanes.as_slice()).unwrap_or_default();
+    let busy = |lane: &LaneLine| {
+        let state = context.scheduler.lane(&lane.lane);
+        (state.jobs_in_flight, state.limit)
+    };
+    let busy: Vec<_> = lanes.iter().map(busy).collect();
     let body = status::body(&status::View {
         hostname,
         state: context.readiness.known(),
         snapshot: snapshot.as_deref(),
         error: error.as_deref(),
-        config: (config.origin(), config.number(), config.loaded_at()),
+        config: (&origin, number, loaded_at),
         now: context.clock.now(),
+        connections: context.workers.open_connections(),
+        busy: &busy,
     });
     whole(Status::Ok, hostname, if snapshot.is_some() { AGAIN } else { AGAIN_SOON }, body)
 }

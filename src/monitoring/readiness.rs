@@ -110,6 +110,11 @@ impl Commits {
         self.last.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH)
     }
 
+    /// The last one failed a while ago: however often somebody looks, there is one a second.
+    fn is_due(&self) -> bool {
+        matches!(self.last, Some((Err(_), _))) && !self.is_fresh()
+    }
+
     fn state(&self) -> Commit {
         match (&self.pending, &self.last) {
             (Some((_, since)), last) if since.elapsed() >= SLOW || !matches!(last, Some((Err(_), _))) => {
@@ -150,14 +155,14 @@ impl Readiness {
         }
     }
 
-    /// By what is known; after a commit that failed another one is tried. For once a second.
+    /// By what is known; after a commit that failed another one is tried, at most once a second.
     ///
     /// # Errors
     /// As [`Readiness::ask`].
     pub fn known(&self) -> Result<(), String> {
         let mut commits = self.commits();
         commits.collect();
-        if matches!(commits.last, Some((Err(_), _))) {
+        if commits.is_due() {
             commits.begin(&self.queue);
         }
         self.decide(&commits)
@@ -187,6 +192,14 @@ pub(super) fn ready(context: &MonitoringContext, _: &Request) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_commit_that_failed_there_is_another_one_once_a_second() {
+        let last = |answer, ago| Commits { pending: None, last: Some((answer, Instant::now() - ago)) };
+        assert!(!last(Err(AcceptError::Busy), Duration::ZERO).is_due(), "whoever reloads the page");
+        assert!(last(Err(AcceptError::Busy), FRESH).is_due());
+        assert!(!last(Ok(()), FRESH).is_due() && !Commits::default().is_due());
+    }
 
     #[test]
     fn each_reason_has_its_words_and_the_nearest_cause_goes_first() {

@@ -4,6 +4,10 @@ use serde::Serialize;
 
 use crate::mail::Lifetimes;
 
+use super::error::QueueError;
+use super::filter::{Action, Filter};
+use super::id::{MessageId, RecipientId};
+
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -19,6 +23,32 @@ pub struct Change {
     pub login: String,
     /// As which the command runs.
     pub uid: u32,
+}
+
+/// A change of recipients that were selected before: what [`Selected::ids`] gave, or some of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// What is done with them.
+    pub action: Action,
+    /// What selected them; on record as the target.
+    pub which: &'a Filter,
+    /// Them.
+    pub these: &'a [(MessageId, RecipientId)],
+    /// Who logged in to the machine.
+    pub login: &'a str,
+    /// As which the command runs.
+    pub uid: u32,
+}
+
+/// How far a change came.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Recipients that were changed.
+    pub recipients: usize,
+    /// Recipients that were looked at: the others of them had changed meanwhile, and were left alone.
+    pub looked_at: usize,
+    /// Why it ended before its end.
+    pub failed: Option<QueueError>,
 }
 
 /// Recipients that are kept from being delivered for one reason.
@@ -72,6 +102,9 @@ pub struct Selected {
     pub lanes: i64,
     /// The first of them, the oldest mail first.
     pub first: Vec<Line>,
+    /// All of them, in the same order.
+    #[serde(skip)]
+    pub ids: Vec<(MessageId, RecipientId)>,
 }
 
 /// One recipient, waiting or finished.

@@ -25,14 +25,14 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine,
-    Selected, Shown, Summary, Suspended, SuspensionLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
 use super::op::Op;
-use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
@@ -277,8 +277,8 @@ pub trait Reads: Debug {
 }
 
 /// What an operator looks at and changes, with or without a relay that runs. Changes are made in small
-/// transactions, so that the relay's own are never long in waiting; each gives how many recipients it was for. An
-/// error says that the database cannot be read or written.
+/// transactions, so that the relay's own are never long in waiting. An error says that the database cannot be read or
+/// written.
 pub trait AdminStore: Debug {
     /// What waits, in the order in which it came; or what of `history` has the state asked for, the latest first. At
     /// most `limit` lines.
@@ -287,8 +287,9 @@ pub trait AdminStore: Debug {
     /// How many lines [`AdminStore::list`] has without a limit.
     fn count(&self, filter: &Filter) -> Result<i64, QueueError>;
 
-    /// How many recipients a change would be for now, and the first `limit` of them.
-    fn would_change(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError>;
+    /// The recipients that a change would be for, as they stand at one moment: how many, which, and the first `limit`
+    /// of them as a list shows them.
+    fn select(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError>;
 
     /// Recipients of the messages that are known by this, waiting ones first and then the finished, each the latest
     /// first; and how many there are in all. Fast, however long history is (a pattern of a Subject reads all of them).
@@ -343,6 +344,9 @@ pub trait AdminStore: Debug {
     /// Sessions of the day of `now` (Unix seconds) by the policy they were under, the most first.
     fn tls_policies(&self, now: i64) -> Result<Vec<PolicyCount>, QueueError>;
 
+    /// Domains with which TLS failed on the day of `now` (Unix seconds), those with the most sessions first.
+    fn tls_failures(&self, now: i64, limit: u32) -> Result<Vec<TlsFailure>, QueueError>;
+
     /// How many bytes of mail each user has in the queue.
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError>;
 
@@ -380,19 +384,10 @@ pub trait AdminStore: Debug {
     /// What the database finds wrong with itself; reads the whole of it.
     fn damage(&self) -> Result<Vec<String>, QueueError>;
 
-    /// Makes them due now, forgets the backoff of their lanes (of a route's too) and records the kick. What its
-    /// sender has held until a later time (RFC 4865) stays held; to send it sooner, hold it and then release it.
-    fn kick(&self, which: &Filter) -> Result<usize, QueueError>;
-
-    /// Keeps them from being tried.
-    fn hold(&self, which: &Filter) -> Result<usize, QueueError>;
-
-    /// Has held ones tried again, now; whoever says so has no doubt.
-    fn release(&self, which: &Filter) -> Result<usize, QueueError>;
-
-    /// Has them returned to the sender, held ones too: by the relay that runs, or the next that starts, which
-    /// alone can write the bounce. One that is being delivered at this moment may still arrive.
-    fn bounce(&self, which: &Filter) -> Result<usize, QueueError>;
+    /// Makes a change ([`Action`]) of the recipients that were selected for it, and of no others: one that came since
+    /// is not among them, and one whose state, last reply or host is no longer what the filter asks for is left alone.
+    /// It is made in parts, each of them with its count on record; `goes_on` is asked before each.
+    fn change(&self, order: &Order<'_>, goes_on: &dyn Fn() -> bool) -> Changed;
 
     /// Has what waits and what comes for a domain, of a user or with a tag wait until it is resumed or its time is
     /// over; in the place of what was said of the same before. The relay notices within two seconds.
@@ -410,10 +405,6 @@ pub trait AdminStore: Debug {
     /// How many of the recipients that the filter selects are suspended.
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
 
-    /// Puts a change on record. The relay that runs, or the next that starts, writes it to its log.
+    /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;
-
-    /// Takes them out: to `history` as `removed`, nobody is told. One that is being delivered at this moment may
-    /// still arrive, and then history says so.
-    fn remove(&self, which: &Filter) -> Result<usize, QueueError>;
 }

@@ -2,8 +2,8 @@
 //! into its own terms (`sqlite/filter.rs`), texts as bound values.
 //!
 //! `*` in a text stands for anything, also for nothing; every other character stands for itself. Case does not matter
-//! in ASCII: domains have none, and of local parts nobody means it. What is not there (the user of a bounce) is the
-//! empty text.
+//! in ASCII: domains have none, and of local parts nobody means it. Users and tags are names that somebody gave: there
+//! it does. What is not there (the user of a bounce) is the empty text.
 
 use std::fmt;
 
@@ -70,6 +70,11 @@ impl Pattern {
     /// As it was given.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same for SQL's `GLOB`, to which case matters.
+    pub fn glob(&self) -> String {
+        self.0.replace('[', "[[]").replace('?', "[?]")
     }
 
     /// The same for SQL's `LIKE … ESCAPE '\'`.
@@ -206,15 +211,18 @@ fn recorded_value(text: &str) -> (Option<String>, &str) {
 /// What an operator can have done with what a filter selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Tried now.
+    /// Due now, without the backoff of its lane (of a route's too), and a row in `kicks`. What its sender has held
+    /// until a later time (RFC 4865) stays held; to send it sooner, hold it and then release it.
     Kick,
     /// Not tried until released.
     Hold,
-    /// Tried again.
+    /// Held ones are tried again, now; whoever says so has no doubt.
     Release,
-    /// Taken out.
+    /// Taken out, to `history` as `removed`; nobody is told. One that is being delivered at this moment may still
+    /// arrive, and then history says so.
     Remove,
-    /// Returned to the sender.
+    /// Returned to the sender, held ones too: by the relay that runs, or the next that starts, which alone can write
+    /// the bounce. One that is being delivered at this moment may still arrive.
     Bounce,
 }
 
@@ -284,6 +292,13 @@ mod tests {
         }
         assert!(Pattern::parse(&"a".repeat(PATTERN_BYTES_MAX + 1)).is_err());
         assert!(Pattern::within("").is_err());
+    }
+
+    #[test]
+    fn what_glob_reads_as_a_wildcard_stands_for_itself() {
+        for (text, glob) in [("a?b*", "a[?]b*"), ("[a-z]", "[[]a-z]"), ("", "")] {
+            assert_eq!(Pattern::parse(text).unwrap().glob(), glob, "{text}");
+        }
     }
 
     #[test]

@@ -70,6 +70,21 @@ pub struct Refusal {
     pub is_remote: bool,
 }
 
+/// Sessions of today with one domain in which TLS failed in one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFailure {
+    /// The recipients', or a smarthost.
+    pub domain: String,
+    /// Which policy was in force: as `attempts.tls_policy`.
+    pub policy: String,
+    /// A result type of RFC 8460 §4.3.
+    pub result: String,
+    /// How many.
+    pub sessions: u64,
+    /// What one of them failed with; may be empty.
+    pub reason: String,
+}
+
 /// Sessions of today under one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyCount {

@@ -71,7 +71,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "cli/sendmail.rs",
         ],
     ),
-    ("signal_hook", &["cli/serve.rs", "cli/sql.rs", "cli/top/terminal.rs"]),
+    ("signal_hook", &["cli/queue/change.rs", "cli/serve.rs", "cli/sql.rs", "cli/top/terminal.rs"]),
     ("sd_notify", &["cli/serve.rs"]),
     ("listenfd", &["cli/serve/inherited.rs"]),
     ("rustyline", &["cli/sql.rs"]),

@@ -17,7 +17,7 @@ pub(super) const STATES: [&str; 8] =
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(
-    next_help_heading = "Filters (* stands for anything; case does not matter; several select what has all of it)"
+    next_help_heading = "Filters (* stands for anything; case matters in users and tags; several select what has all of it)"
 )]
 pub(super) struct Filters {
     /// Only mail that this user submitted ('' for what nobody did: from trusted networks, and bounces)

@@ -26,7 +26,7 @@ struct Known {
     /// How its Subject begins, in upper or lower case; or a pattern, as in '*4711*'
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
-    /// Its label: X-Postrider-Tag
+    /// Its label: X-Postrider-Tag; * stands for anything, as in 'shop/*'
     #[arg(long)]
     tag: Option<String>,
 }

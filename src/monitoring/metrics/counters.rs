@@ -173,6 +173,11 @@ impl Counters {
     }
 
     /// As they are now.
+    /// What happened by domain and was not counted yet takes no room any more.
+    pub(super) fn forget_uncounted(&self) {
+        self.domains.all();
+    }
+
     pub(super) fn families(&self) -> Vec<Family> {
         let plain = |def, count: &AtomicU64| Family::one(def, Value::Number(read(count)));
         vec![

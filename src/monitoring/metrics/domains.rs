@@ -19,7 +19,7 @@ use super::exposition::LABEL_BYTES_MAX;
 pub(super) const SHOWN_MAX: usize = 50;
 /// Domains of which it is counted how much they get, to see which come among those that are shown.
 const RIVALS_MAX: usize = 1_000;
-/// What happened between two scrapes; beyond, it counts as `other`. 3 MB.
+/// What happened between two scrapes; beyond, it counts as `other`. 3 MB, and what the domains take: 20 MB at worst.
 const WAITING_MAX: usize = 65_536;
 /// How often what was counted for the order of domains is halved, so that a large mailing of last month is forgotten.
 const HALVED_EVERY: Duration = Duration::from_secs(600);

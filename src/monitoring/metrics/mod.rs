@@ -43,6 +43,12 @@ pub(super) fn begin() {
     maillog::observe_with(counters());
 }
 
+/// Nobody asks any more: nothing is counted until [`begin`], and nothing waits to be.
+pub(super) fn end() {
+    maillog::observe_no_more();
+    counters().forget_uncounted();
+}
+
 fn counters() -> Arc<Counters> {
     COUNTERS.get_or_init(Counters::new).clone()
 }

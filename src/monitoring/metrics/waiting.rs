@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// After counting for so long, so many times that is rested.
 const REST: u32 = 20;
+/// Counts are shown for so long at least, or for twice as long as it is rested.
+const STALE_MIN: Duration = Duration::from_secs(600);
 /// Domains that a statement counts.
 const DOMAINS: usize = 100;
 
@@ -95,8 +97,8 @@ pub(super) struct Counter {
 struct State {
     last: Option<Counted>,
     is_counting: bool,
-    /// It was said that the queue cannot be read.
-    told: bool,
+    /// The queue could not be read the last time, and that was said.
+    has_failed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -107,14 +109,23 @@ struct Counted {
 }
 
 impl Counter {
-    /// What waits, and how long ago that was counted; none where it could not be counted yet.
+    /// What waits, and how long ago that was counted; none where it could not be counted, or not for so long that it
+    /// says nothing of now.
     pub(super) fn waiting(&self, queue: &Queue, now: i64) -> Option<(Arc<Waiting>, Duration)> {
+        let queue = queue.clone();
+        self.counted_by(move || Waiting::count(&queue, now))
+    }
+
+    fn counted_by(
+        &self,
+        count: impl FnOnce() -> Result<Waiting, QueueError> + Send + 'static,
+    ) -> Option<(Arc<Waiting>, Duration)> {
         let mut state = lock(&self.state.0);
         let asked = Instant::now();
         let is_rested =
             state.last.as_ref().is_none_or(|last| last.began.elapsed() >= last.took.saturating_mul(REST));
         if is_rested && !state.is_counting {
-            state.is_counting = self.start(queue, now);
+            state.is_counting = self.start(count);
         }
         let patience = if state.last.is_some() { PATIENCE } else { FIRST_PATIENCE };
         let done = |state: &mut State| state.is_counting;
@@ -122,31 +133,48 @@ impl Counter {
         let state = state.unwrap_or_else(PoisonError::into_inner).0;
         // What began after the question is fresh.
         let age = |began: Instant| asked.saturating_duration_since(began);
-        state.last.as_ref().map(|last| (last.waiting.clone(), age(last.began)))
+        let known = state.last.as_ref().filter(|last| !state.has_failed && !last.is_stale(age(last.began)));
+        known.map(|last| (last.waiting.clone(), age(last.began)))
     }
 
-    fn start(&self, queue: &Queue, now: i64) -> bool {
-        let (state, queue) = (self.state.clone(), queue.clone());
+    fn start(&self, count: impl FnOnce() -> Result<Waiting, QueueError> + Send + 'static) -> bool {
+        let state = self.state.clone();
         let count = move || {
+            let under_way = UnderWay(state);
             let began = Instant::now();
-            let counted = Waiting::count(&queue, now);
-            let mut locked = lock(&state.0);
-            locked.is_counting = false;
+            let counted = count();
+            let mut state = lock(&under_way.0.0);
             match counted {
                 Ok(waiting) => {
                     let (waiting, took) = (Arc::new(waiting), began.elapsed());
-                    locked.last = Some(Counted { waiting, began, took });
-                    locked.told = false;
+                    state.last = Some(Counted { waiting, began, took });
+                    state.has_failed = false;
                 }
-                Err(error) if !std::mem::replace(&mut locked.told, true) => {
+                Err(error) if !std::mem::replace(&mut state.has_failed, true) => {
                     log::error!("metrics: what waits cannot be counted: {error}");
                 }
                 Err(_) => {}
             }
-            state.1.notify_all();
         };
         let started = std::thread::Builder::new().name("metrics".to_owned()).spawn(count);
         started.is_ok()
+    }
+}
+
+impl Counted {
+    /// It should have been counted again long ago: what is shown must not look like now.
+    fn is_stale(&self, age: Duration) -> bool {
+        age > STALE_MIN.max(self.took.saturating_mul(REST * 2))
+    }
+}
+
+/// A thread that counts; however it ends, another one may begin.
+struct UnderWay(Arc<(Mutex<State>, Condvar)>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.0.0).is_counting = false;
+        self.0.1.notify_all();
     }
 }
 
@@ -168,6 +196,43 @@ mod tests {
             backs_off: false,
             is_fetched: false,
         }
+    }
+
+    fn unreadable() -> QueueError {
+        QueueError::Database("disk I/O error".to_owned())
+    }
+
+    #[test]
+    fn what_cannot_be_counted_any_more_is_not_shown_as_if_it_could() {
+        let counter = Counter::default();
+        let well = || Ok(Waiting { domains: 7, ..Waiting::default() });
+        let ask = |count: fn() -> Result<Waiting, QueueError>| {
+            if let Some(last) = &mut lock(&counter.state.0).last {
+                last.took = Duration::ZERO;
+            }
+            let counted = counter.counted_by(count).map(|(waiting, _)| waiting.domains);
+            let until = Instant::now() + Duration::from_secs(20);
+            while lock(&counter.state.0).is_counting && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            counted
+        };
+        assert_eq!(ask(well), Some(7));
+        ask(|| Err(unreadable()));
+        assert_eq!(counter.counted_by(|| Err(unreadable())), None, "the queue cannot be read");
+        ask(well);
+        assert_eq!(ask(well), Some(7));
+        // One that panics keeps no other from counting.
+        ask(|| panic!("on purpose"));
+        assert_eq!(ask(|| Ok(Waiting { domains: 8, ..Waiting::default() })), Some(8));
+    }
+
+    #[test]
+    fn what_was_counted_long_ago_is_stale() {
+        let counted = |took| Counted { waiting: Arc::default(), began: Instant::now(), took };
+        let secs = Duration::from_secs;
+        assert!(!counted(secs(1)).is_stale(STALE_MIN) && counted(secs(1)).is_stale(STALE_MIN + secs(1)));
+        assert!(!counted(secs(60)).is_stale(secs(2400)) && counted(secs(60)).is_stale(secs(2401)));
     }
 
     #[test]

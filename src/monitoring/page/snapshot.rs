@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::atrn;
 use crate::mail::Domain;
 use crate::queue::admin::{
-    Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount, Refusal,
+    Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount, Refusal, TlsFailure,
 };
 use crate::queue::{BackoffRow, HostSetting, QueueError};
 use crate::scheduler::Scheduler;
@@ -32,6 +32,8 @@ const FAILURES_SECS: i64 = 86_400;
 const OLDEST_MAX: u32 = 8;
 /// Attempts that were refused last.
 const REFUSALS_MAX: u32 = 30;
+/// Domains with which TLS failed.
+const TLS_FAILURES_MAX: u32 = 10;
 /// Rows of `host_settings` that are shown of each kind.
 pub(super) const HOSTS_MAX: usize = 10;
 /// No part is counted more often.
@@ -62,6 +64,8 @@ pub struct Snapshot {
     pub hosts: Vec<HostSetting>,
     /// TLS of today.
     pub policies: Vec<PolicyCount>,
+    /// And the domains with which it failed.
+    pub tls_failures: Vec<TlsFailure>,
 }
 
 /// What waits, by lane and in all.
@@ -226,6 +230,7 @@ impl Counter {
         snapshot.refusals = admin.refusals(REFUSALS_MAX)?;
         snapshot.hosts = admin.host_settings()?;
         snapshot.policies = admin.tls_policies(now)?;
+        snapshot.tls_failures = admin.tls_failures(now, TLS_FAILURES_MAX)?;
         let counted = [&self.waiting, &self.minutes, &self.failures, &self.rest];
         snapshot.at = counted.iter().filter_map(|rest| rest.counted).map(|(at, _)| at).min().unwrap_or(now);
         Ok(())
@@ -248,18 +253,23 @@ struct State {
 pub struct PageCounts(Arc<Inner>);
 
 struct Inner {
-    path: PathBuf,
-    scheduler: Scheduler,
-    clock: Clock,
+    round: Box<Round>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
+type Round = dyn Fn(&mut Counter) -> Result<(), QueueError> + Send + Sync;
+
 impl PageCounts {
     /// Of the database at `path`; nothing is counted yet.
     pub fn new(path: PathBuf, scheduler: Scheduler, clock: Clock) -> PageCounts {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        PageCounts(Arc::new(Inner { path, scheduler, clock, state, changed }))
+        PageCounts::counted_by(Box::new(move |counter| {
+            counter.round(&Admin::to_read(&path)?, |domain| scheduler.lane_of(domain), clock.now())
+        }))
+    }
+
+    fn counted_by(round: Box<Round>) -> PageCounts {
+        PageCounts(Arc::new(Inner { round, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -296,11 +306,10 @@ impl PageCounts {
 
     /// The thread.
     fn count(&self) {
+        let _ended = Ended(self);
         let mut counter = Counter::default();
         while self.wait_to_be_asked() {
-            let lane_of = |domain: &Domain| self.0.scheduler.lane_of(domain);
-            let counted = Admin::to_read(&self.0.path)
-                .and_then(|admin| counter.round(&admin, lane_of, self.0.clock.now()));
+            let counted = (self.0.round)(&mut counter);
             let mut state = self.state();
             match counted {
                 Ok(()) => (state.snapshot, state.error) = (Some(Arc::new(counter.snapshot.clone())), None),
@@ -317,5 +326,45 @@ impl PageCounts {
         let mut state = self.0.changed.wait_while(self.state(), wait).unwrap_or_else(PoisonError::into_inner);
         state.is_asked = false;
         !state.is_over
+    }
+}
+
+/// However the thread ends: the next look begins another one.
+struct Ended<'a>(&'a PageCounts);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.has_thread = false;
+        if std::thread::panicking() {
+            state.error = Some("a bug in Postrider; the log has it".to_owned());
+        }
+        drop(state);
+        self.0.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_round_that_panics_is_told_and_keeps_no_other_from_counting() {
+        let rounds = AtomicUsize::new(0);
+        let counts = PageCounts::counted_by(Box::new(move |_| {
+            assert!(rounds.fetch_add(1, Ordering::SeqCst) > 0, "on purpose");
+            Ok(())
+        }));
+        let until = Instant::now() + Duration::from_secs(20);
+        let (mut has_counted, mut was_told) = (false, false);
+        while !has_counted && Instant::now() < until {
+            let (snapshot, error) = counts.latest();
+            (has_counted, was_told) =
+                (snapshot.is_some(), was_told || error.is_some_and(|why| why.contains("bug")));
+        }
+        counts.stop();
+        assert!(has_counted && was_told, "{has_counted} {was_told}");
     }
 }

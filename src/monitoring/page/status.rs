@@ -1,6 +1,7 @@
 //! `/`: how it stands with the relay, on one page. Pure: from what was counted to HTML.
 
 use crate::kit::text::utc;
+use crate::queue::admin::TlsFailure;
 use crate::queue::{HostSetting, Setting};
 
 use super::html::{Html, counted, span};
@@ -18,6 +19,10 @@ pub(super) struct View<'a> {
     /// Where the config is from, which it is since the start, and when it was loaded.
     pub(super) config: (&'a str, u32, i64),
     pub(super) now: i64,
+    /// Connections to hosts.
+    pub(super) connections: usize,
+    /// Of each lane that is shown: connections busy, and how many there may be.
+    pub(super) busy: &'a [(usize, usize)],
 }
 
 /// What stands between the tags of the body.
@@ -35,7 +40,7 @@ pub(super) fn body(view: &View<'_>) -> Html {
             .raw("</p></section>");
     }
     match view.snapshot {
-        Some(snapshot) => counted_parts(&mut html, snapshot, view.now),
+        Some(snapshot) => counted_parts(&mut html, snapshot, view),
         None if view.error.is_none() => {
             html.raw(
                 "<section><p>The queue is being counted; this page loads again in a moment.</p></section>",
@@ -48,10 +53,11 @@ pub(super) fn body(view: &View<'_>) -> Html {
     html
 }
 
-fn counted_parts(html: &mut Html, snapshot: &Snapshot, now: i64) {
+fn counted_parts(html: &mut Html, snapshot: &Snapshot, view: &View<'_>) {
+    let now = view.now;
     tiles(html, snapshot, now);
     hour(html, snapshot, now);
-    lanes(html, &snapshot.waiting, now);
+    lanes(html, &snapshot.waiting, view);
     failures(html, snapshot);
     html.raw("<div class=\"pair\">");
     hosts(html, "Hosts throttled", "no host is given less", &snapshot.hosts, Setting::is_limit, now);
@@ -59,6 +65,7 @@ fn counted_parts(html: &mut Html, snapshot: &Snapshot, now: i64) {
     hosts(html, "Workarounds", "every host works as it says", &snapshot.hosts, is_workaround, now);
     html.raw("</div>");
     policies(html, snapshot);
+    tls_failures(html, &snapshot.tls_failures);
     oldest(html, snapshot);
 }
 
@@ -104,28 +111,35 @@ fn bar(html: &mut Html, part: u64, all: u64, is_hot: bool) {
     html.text(&(part.saturating_mul(1000) / all.max(1)).max(2).to_string()).raw("\"/></svg>");
 }
 
-fn lanes(html: &mut Html, waiting: &Waiting, now: i64) {
+fn lanes(html: &mut Html, waiting: &Waiting, view: &View<'_>) {
     html.raw("<section><h2>What waits, and why</h2>");
     if waiting.lanes.is_empty() {
-        html.raw("<p class=\"soft\">nothing waits</p></section>");
-        return;
+        html.raw("<p class=\"soft\">nothing waits</p>");
+    } else {
+        lane_list(html, waiting, view);
     }
+    let open = u64::try_from(view.connections).unwrap_or(u64::MAX);
+    html.raw("<p class=\"small\">")
+        .text(&counted(open, "connection"))
+        .raw(" to hosts open now</p></section>");
+}
+
+fn lane_list(html: &mut Html, waiting: &Waiting, view: &View<'_>) {
     let most = waiting.lanes.iter().map(|lane| lane.waiting).max().unwrap_or(0);
     html.raw("<ul>");
-    for lane in &waiting.lanes {
+    for (at, lane) in waiting.lanes.iter().enumerate() {
         html.raw("<li><div class=\"row\">").classed("name", &lane.lane);
         html.raw("<span class=\"count\">").number(lane.waiting).raw("</span></div>");
         bar(html, lane.waiting, most, lane.backoff.is_some());
-        why(html, lane, now);
+        why(html, lane, view.busy.get(at).copied().unwrap_or_default(), view.now);
         html.raw("</li>");
     }
     html.raw("</ul>");
     rest(html, waiting.lanes.len(), waiting.lanes_total, "lane");
-    html.raw("</section>");
 }
 
 /// Why a lane's mail waits, and its oldest.
-fn why(html: &mut Html, lane: &LaneLine, now: i64) {
+fn why(html: &mut Html, lane: &LaneLine, (busy, limit): (usize, usize), now: i64) {
     html.raw("<p class=\"small\">");
     let mut words: Vec<String> = Vec::new();
     let is_out = lane.backoff.is_none() && lane.fetch.is_none();
@@ -140,7 +154,10 @@ fn why(html: &mut Html, lane: &LaneLine, now: i64) {
         words.push(format!("waits to be fetched: {who}"));
     }
     if is_out && lane.due > 0 {
-        words.push(format!("{} due, waiting for a free connection", super::html::grouped(lane.due)));
+        words.push(format!("{} due", super::html::grouped(lane.due)));
+    }
+    if busy > 0 {
+        words.push(format!("{busy} of {limit} connections busy"));
     }
     if lane.held > 0 {
         words.push(format!("{} held", super::html::grouped(lane.held)));
@@ -224,16 +241,10 @@ fn policies(html: &mut Html, snapshot: &Snapshot) {
     }
     html.raw("<section><h2>TLS with hosts today</h2><dl>");
     for count in &snapshot.policies {
-        let name = match count.policy.as_str() {
-            "none" => "no policy",
-            "dane" => "DANE",
-            "sts-enforce" => "MTA-STS, enforced",
-            "sts-testing" => "MTA-STS, testing",
-            "requiretls" => "REQUIRETLS",
-            "route" => "[[route]] tls",
-            other => other,
-        };
-        html.raw("<dt>").text(name).raw("</dt><dd>").text(&counted(count.sessions, "session"));
+        html.raw("<dt>")
+            .text(policy_name(&count.policy))
+            .raw("</dt><dd>")
+            .text(&counted(count.sessions, "session"));
         if count.failed > 0 {
             html.raw(", ")
                 .classed("warn", &format!("{} without the TLS that they should have had", count.failed));
@@ -241,6 +252,36 @@ fn policies(html: &mut Html, snapshot: &Snapshot) {
         html.raw("</dd>");
     }
     html.raw("</dl></section>");
+}
+
+/// Domains by name: where a policy or DANE keeps mail from going, or TLS did not come about.
+fn tls_failures(html: &mut Html, failures: &[TlsFailure]) {
+    if failures.is_empty() {
+        return;
+    }
+    html.raw("<section><h2>Domains whose TLS failed today</h2><ul>");
+    for failure in failures {
+        html.raw("<li><div class=\"row\">").classed("name", &failure.domain).raw("<span class=\"count\">");
+        html.number(failure.sessions).raw("</span></div><p class=\"small\">");
+        html.text(&format!("{} \u{b7} {}", policy_name(&failure.policy), failure.result)).raw("</p>");
+        if !failure.reason.is_empty() {
+            html.raw("<p class=\"said\">").text(&failure.reason).raw("</p>");
+        }
+        html.raw("</li>");
+    }
+    html.raw("</ul></section>");
+}
+
+fn policy_name(policy: &str) -> &str {
+    match policy {
+        "none" => "no policy",
+        "dane" => "DANE",
+        "sts-enforce" => "MTA-STS, enforced",
+        "sts-testing" => "MTA-STS, testing",
+        "requiretls" => "REQUIRETLS",
+        "route" => "[[route]] tls",
+        other => other,
+    }
 }
 
 fn oldest(html: &mut Html, snapshot: &Snapshot) {

@@ -9,7 +9,7 @@ use crate::queue::admin::{
     DialogueLine, DomainWaiting, FailureGroup, FinishedMessage, Line, MinuteCount, PolicyCount, Shown,
     ShownLabels, StoryLine,
 };
-use crate::queue::admin::{ShownRecipient, Try};
+use crate::queue::admin::{ShownRecipient, TlsFailure, Try};
 use crate::queue::{BackoffRow, HostSetting, Setting};
 
 const NOW: i64 = 1_767_323_045;
@@ -66,6 +66,13 @@ fn snapshot() -> Snapshot {
         oldest: vec![line()],
         hosts: vec![host(Setting::Connections(2)), host(Setting::NoChunking)],
         policies: vec![PolicyCount { policy: "dane".to_owned(), sessions: 8, failed: 1 }],
+        tls_failures: vec![TlsFailure {
+            domain: HOSTILE.to_owned(),
+            policy: "sts-enforce".to_owned(),
+            result: "certificate-host-mismatch".to_owned(),
+            sessions: 3,
+            reason: HOSTILE.to_owned(),
+        }],
     }
 }
 
@@ -77,6 +84,8 @@ fn view(snapshot: &Snapshot) -> status::View<'_> {
         error: Some(HOSTILE),
         config: (HOSTILE, 2, NOW - 7200),
         now: NOW,
+        connections: 7,
+        busy: &[(3, 20)],
     }
 }
 
@@ -108,6 +117,9 @@ fn all_that_others_said_is_on_the_page_and_none_of_it_is_markup() {
         "counted 2 s ago",
         "<a href=\"/message/1K6XQ3V8T4D\">",
         "6,240",
+        "7 connections to hosts open now",
+        "3 of 20 connections busy",
+        "MTA-STS, enforced \u{b7} certificate-host-mismatch",
         "DANE",
     ] {
         assert!(page.contains(words), "{words}: {page}");

@@ -64,8 +64,13 @@ impl Condition {
         texts
             .iter()
             .for_each(|(column, pattern)| pattern.iter().for_each(|pattern| all.like(column, pattern)));
-        for (column, pattern) in [("user", user), ("sender", sender), ("tag", tag)] {
-            pattern.iter().for_each(|pattern| all.of_message(&is_like(column), pattern.like()));
+        sender.iter().for_each(|pattern| all.of_message(&is_like("sender"), pattern.like()));
+        for (column, pattern) in [("user", user), ("tag", tag)] {
+            pattern.iter().for_each(|pattern| match pattern.exact() {
+                // Along an index, where there is one: an empty text is the one that may be none.
+                Some(text) if !text.is_empty() => all.of_message(&format!("{column} = ?"), text.to_owned()),
+                _ => all.of_message(&format!("coalesce({column}, '') GLOB ?"), pattern.glob()),
+            });
         }
         if let Some(secs) = older_secs {
             all.of_message("received_at <= unixepoch() - ?", *secs);
@@ -74,6 +79,17 @@ impl Condition {
         if let Some(reply) = reply {
             all.of_reply(reply);
         }
+        all
+    }
+
+    /// What may have become otherwise since the filter selected a row, and stands in the row itself: cheap to look at
+    /// once more. A reply of the lane was no more than what a recipient without one of its own was selected by.
+    pub(super) fn still(filter: &Filter) -> Condition {
+        let mut all = Condition { sql: String::new(), values: Vec::new(), rows: Rows::Waiting };
+        filter.state.iter().for_each(|state| all.and("state = ?", state.clone()));
+        filter.mx.iter().for_each(|pattern| all.like("last_mx", pattern));
+        let reply = format!("(last_reply IS NULL OR {})", is_like("last_reply"));
+        filter.reply.iter().for_each(|pattern| all.and(&reply, pattern.like()));
         all
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::mail::{
     Attempt, Enhanced, Envelope, Labels, Outcome, Phase, Recipient, Reply, TlsPolicy, address,
 };
+use crate::queue::admin::{Action, Filter, Order};
 use crate::queue::shared::now_us;
 use crate::queue::*;
 
@@ -69,3 +70,35 @@ pub(in crate::queue) fn settlement(
         dialogue: None,
     }
 }
+
+/// Changes of all that a filter selects, at once.
+pub(in crate::queue) trait ChangeAll: AdminStore {
+    fn change_all(&self, action: Action, which: &Filter) -> Result<usize, QueueError> {
+        let selected = self.select(action, which, 0)?;
+        let order = Order { action, which, these: &selected.ids, login: "ann", uid: 1000 };
+        let changed = self.change(&order, &|| true);
+        changed.failed.map_or(Ok(changed.recipients), Err)
+    }
+
+    fn kick(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change_all(Action::Kick, which)
+    }
+
+    fn hold(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change_all(Action::Hold, which)
+    }
+
+    fn release(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change_all(Action::Release, which)
+    }
+
+    fn bounce(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change_all(Action::Bounce, which)
+    }
+
+    fn remove(&self, which: &Filter) -> Result<usize, QueueError> {
+        self.change_all(Action::Remove, which)
+    }
+}
+
+impl<T: AdminStore + ?Sized> ChangeAll for T {}

@@ -1,9 +1,9 @@
 //! Changes that are for many: selected by filters, looked at first, asked about; lists that say what they leave out.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
-use crate::harness::relay::{Config, Relay, World, mail, run_to_end};
+use crate::harness::relay::{Config, Relay, World, mail, run_to_end, wait_for};
 use crate::harness::sender::SENDER;
 use crate::harness::skipped::installed;
 
@@ -110,4 +110,99 @@ fn at_a_terminal_tables_fit_and_many_are_asked_about() {
     assert!(no.contains("nothing was changed") && held(&relay) == 0, "{no}");
     let yes = at_a_terminal(&relay, "queue hold --all", ("LANG", "C"), "y\n");
     assert!(yes.contains("102 recipients held") && held(&relay) == 102, "{yes}");
+}
+
+/// Two thousand more wait.
+fn with_many(relay: &Relay) {
+    relay.db_for_writing().execute(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
+         INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
+         SELECT (SELECT max(id) FROM recipients) + n, (SELECT min(id) FROM messages), 'v' || n || '@a.test', 'a.test', 9999999999
+         FROM n",
+        [],
+    );
+}
+
+#[test]
+fn users_and_tags_are_found_and_selected_in_the_case_that_they_have() {
+    let (_world, _hosts, relay) = waiting();
+    relay
+        .db_for_writing()
+        .execute("UPDATE messages SET user = 'app', tag = 'Shop/1' WHERE sender LIKE 'other%'", []);
+    for (filter, wanted) in [
+        (&["--tag", "Shop/1"][..], 1),
+        (&["--tag", "shop/1"], 0),
+        (&["--tag", "Shop*"], 1),
+        (&["--tag", "shop*"], 0),
+        (&["--user", "app"], 1),
+        (&["--user", "APP"], 0),
+        (&["--user", "a*"], 1),
+        (&["--user", "A*"], 0),
+    ] {
+        assert_eq!(relay.json(&[&["queue", "list"], filter].concat()).len(), wanted, "{filter:?}");
+        if filter[0] == "--tag" {
+            let found = relay.run(&[&["queue", "find"], filter].concat());
+            assert_eq!(found.status.success(), wanted == 1, "{filter:?}");
+        }
+    }
+}
+
+#[test]
+fn of_several_ids_those_that_are_there_are_changed_and_the_others_told() {
+    let (_world, _hosts, relay) = waiting();
+    let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'you@b.test'", []).unwrap();
+    for words in [["queue", "hold", "--dry-run"], ["queue", "hold", "--yes"]] {
+        let done = relay.run(&[&words[..], &["00000000001", &id, "00000000002", &id]].concat());
+        let (told, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(told.contains("1 recipient") && said.contains("00000000001, 00000000002"), "{told}{said}");
+    }
+    assert_eq!(held(&relay), 1);
+    let row = relay.db().rows("SELECT target, count FROM operator_log", []);
+    assert_eq!(row, [format!("{id}|1")]);
+}
+
+#[test]
+fn a_change_that_fails_half_way_says_and_records_how_far_it_came() {
+    let (_world, _hosts, relay) = waiting();
+    with_many(&relay);
+    relay.db_for_writing().execute(
+        "CREATE TRIGGER broken BEFORE DELETE ON recipients WHEN old.address = 'v1500@a.test'
+         BEGIN SELECT RAISE(ABORT, 'this one cannot go'); END",
+        [],
+    );
+    let failed = relay.run(&["queue", "remove", "--all", "--yes"]);
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("1000 recipients removed of 2102, then: ") && said.contains("cannot go"), "{said}");
+    assert_eq!(relay.db().number("SELECT count(*) FROM recipients", []), 1_102);
+    let row = "SELECT action, target, count, logged FROM operator_log";
+    assert_eq!(relay.db().rows(row, []), ["remove|all|1000|0"]);
+}
+
+#[test]
+fn ctrl_c_ends_a_change_between_two_parts_and_the_record_says_how_far_it_came() {
+    let (_world, _hosts, relay) = waiting();
+    with_many(&relay);
+    // Nobody else can write meanwhile.
+    let db = relay.db_for_writing();
+    db.execute("BEGIN IMMEDIATE", []);
+    let mut command = relay.command(&["queue", "hold", "--all", "--yes"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    wait_for("a handler of SIGINT", SOON, || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        (u64::from_str_radix(caught, 16).unwrap() & 2 != 0).then_some(())
+    });
+    let kill = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    db.execute("COMMIT", []);
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let held = held(&relay);
+    assert!(held < 2_102 && ended.status.code() == Some(1), "{held} {said}");
+    assert!(said.contains(&format!("{held} recipients held of 2102, then: interrupted")), "{said}");
+    let rows = relay.db().rows("SELECT count, logged FROM operator_log", []);
+    assert_eq!(rows, Vec::from_iter((held > 0).then(|| format!("{held}|0"))));
 }

@@ -1,26 +1,32 @@
-//! What people change: all of a message, of a domain, or of the queue. Each change is made in small
-//! transactions, so that the relay's own are never long in waiting. It is for what is there when it begins: that is
-//! looked for once, without a lock, and what comes later is left alone.
+//! What people change: the recipients that were selected for it, and no others. Each change is made in small
+//! transactions, so that the relay's own are never long in waiting; what was selected is looked at once more in each,
+//! and left alone where it is not what was asked for any longer.
 
-use rusqlite::{Connection, params, params_from_iter};
+use std::collections::BTreeSet;
 
+use rusqlite::types::Value;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params, params_from_iter};
+
+use crate::queue::admin_rows::{Changed, Order};
 use crate::queue::error::QueueError;
-use crate::queue::filter::{Action, Filter};
+use crate::queue::filter::Action;
 use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::failure::{explain, is_full};
 use crate::queue::sqlite::filter::Condition;
-use crate::queue::sqlite::odd;
 use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
 use crate::queue::sqlite::space;
+use crate::queue::sqlite::{odd, operator_log};
+use crate::queue::{MessageId, RecipientId};
 
+use super::look::list_of;
 use super::{Admin, kicks};
 
 /// Recipients changed in one transaction.
 const ROWS_MAX: usize = 1_000;
 
 /// RFC 3463 §3.4: 5.3.0, a status of our own mail system. What the world said last stays legible behind it.
-pub(super) const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
+const RETURN: &str = "bounce_requested_at = unixepoch(), last_reply_source = 'local',
     last_reply = '554 5.3.0 returned by the operator of this relay' || coalesce('; last reply: ' || last_reply, '')";
 
 /// Which of those that are selected it changes, or counts.
@@ -34,90 +40,101 @@ pub(super) fn of(action: Action) -> &'static str {
     }
 }
 
-impl Admin {
-    pub(super) fn kick_now(&self, which: &Filter) -> Result<usize, QueueError> {
-        // Looked for before the backoffs go, by which they may be selected.
-        let waiting = self.selected(which, of(Action::Kick))?;
-        let condition = Condition::of(which);
-        self.try_to(|conn| {
-            // All recipients of a domain, and all of a message to it, wait in one lane.
-            let lanes = format!(
-                "SELECT DISTINCT lane FROM (SELECT * FROM recipient_lanes WHERE {} GROUP BY domain)",
-                condition.where_sql()
-            );
-            let sql = match condition.is_everything() {
-                true => "DELETE FROM backoffs".to_owned(),
-                false => format!("DELETE FROM backoffs WHERE lane IN ({lanes})"),
-            };
-            conn.execute(&sql, params_from_iter(&condition.values))
-        })?;
-        self.change_these(
-            &waiting,
+/// What is set in these; none: they are taken out.
+fn set(action: Action) -> Option<&'static str> {
+    match action {
+        Action::Kick => Some(
             "next_attempt_at = unixepoch(), bounce_requested_at = NULL, kicked_attempts = kicked_attempts + 1",
-            "state = 'queued' AND (next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
-             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())",
-        )?;
-        let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        self.try_to(|conn| kicks::record(conn, which, count))?;
-        Ok(waiting.len())
+        ),
+        Action::Hold => Some("state = 'held', bounce_requested_at = NULL"),
+        Action::Release => Some(
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL",
+        ),
+        Action::Bounce => Some(RETURN),
+        Action::Remove => None,
+    }
+}
+
+/// One that is due already has nothing to be set, and counts all the same.
+const KICKED: &str = "(next_attempt_at > unixepoch() OR bounce_requested_at IS NOT NULL)
+    AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = message_id AND m.release_at > unixepoch())";
+
+impl Admin {
+    pub(super) fn change_in_parts(&self, order: &Order<'_>, goes_on: &dyn Fn() -> bool) -> Changed {
+        let mut changed = Changed::default();
+        changed.failed = self.try_change(order, goes_on, &mut changed).err();
+        changed
     }
 
-    /// Sets this in those of them that the action is for.
-    pub(super) fn change(&self, which: &Filter, set: &str, action: Action) -> Result<usize, QueueError> {
-        self.change_these(&self.selected(which, of(action))?, set, of(action))
-    }
-
-    fn change_these(&self, ids: &[i64], set: &str, of: &str) -> Result<usize, QueueError> {
-        let sql =
-            format!("UPDATE recipients SET {set} WHERE id IN (SELECT value FROM json_each(?1)) AND {of}");
-        self.in_parts(ids, |conn, list| conn.prepare_cached(&sql)?.execute([list]))
-    }
-
-    pub(super) fn remove_in_parts(&self, which: &Filter) -> Result<usize, QueueError> {
-        self.in_parts(&self.selected(which, of(Action::Remove))?, |conn, list| {
-            let part = rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
-            let rows = part
-                .prepare_cached(
-                    "SELECT id, message_id FROM recipients WHERE id IN (SELECT value FROM json_each(?1))",
-                )?
-                .query_map([list], |row| Ok((row.get(0)?, odd::get(row, 1)?)))?
-                .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
-            for (recipient, message) in &rows {
-                remove_one(&part, *recipient, *message)?;
-            }
-            part.commit()?;
-            Ok(rows.len())
-        })
-    }
-
-    /// The ids of those for which `of` holds too, as they stand in the table.
-    fn selected(&self, which: &Filter, of: &str) -> Result<Vec<i64>, QueueError> {
-        let condition = Condition::of(which);
-        let sql = format!("SELECT id FROM recipients WHERE {of} AND {}", condition.where_sql());
-        let mut ids: Vec<i64> = self.try_to(|conn| {
-            let mut statement = conn.prepare(&sql)?;
-            statement.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect()
-        })?;
-        ids.sort_unstable();
-        Ok(ids)
-    }
-
-    /// Has `act` change these, a part after the other, by lists of their ids; gives how many it did.
-    fn in_parts(
+    fn try_change(
         &self,
-        ids: &[i64],
-        act: impl Fn(&Connection, &str) -> rusqlite::Result<usize>,
-    ) -> Result<usize, QueueError> {
-        let (mut left, mut changed, mut rows) = (ids, 0, ROWS_MAX);
-        while !left.is_empty() {
-            let (more, taken) = self.part(&mut rows, |conn, rows| {
-                let part = &left[..rows.min(left.len())];
-                let list: Vec<String> = part.iter().map(i64::to_string).collect();
-                Ok((act(conn, &format!("[{}]", list.join(",")))?, part.len()))
-            })?;
-            (left, changed) = (&left[taken..], changed + more);
+        order: &Order<'_>,
+        goes_on: &dyn Fn() -> bool,
+        changed: &mut Changed,
+    ) -> Result<(), QueueError> {
+        let (these, which) = (order.these, These::of(order));
+        let (at, mut row, mut rows) = (now_us() / 1_000_000, None, ROWS_MAX);
+        if order.action == Action::Kick {
+            self.end_backoffs(these, &which)?;
         }
-        Ok(changed)
+        let mut result = Ok(());
+        while result.is_ok() && changed.looked_at < these.len() && goes_on() {
+            let left = &these[changed.looked_at..];
+            let part = self.part(&mut rows, |conn, rows| {
+                let (part, rest) = left.split_at(rows.min(left.len()));
+                let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+                let count = which.change(&transaction, part)?;
+                let row = operator_log::count(&transaction, (row, at), order, count, rest.is_empty())?;
+                transaction.commit()?;
+                Ok((count, part.len(), row))
+            });
+            result = part.map(|(count, looked_at, now_in)| {
+                changed.recipients += count;
+                changed.looked_at += looked_at;
+                row = now_in;
+            });
+        }
+        let count = u32::try_from(changed.recipients).unwrap_or(u32::MAX);
+        // What went wrong first is told; each of these is tried.
+        let kicked = match order.action {
+            Action::Kick => self.part(&mut 1, |conn, _| kicks::record(conn, order.which, count)),
+            _ => Ok(()),
+        };
+        let ended = match row {
+            Some(row) if changed.looked_at < these.len() => {
+                self.part(&mut 1, |conn, _| operator_log::end(conn, row))
+            }
+            _ => Ok(()),
+        };
+        result.and(kicked).and(ended)
+    }
+
+    /// Ends the backoff of the lanes in which any of these is to be tried: all of a domain wait in one. They are looked
+    /// for without a lock.
+    fn end_backoffs(&self, these: &[(MessageId, RecipientId)], which: &These) -> Result<(), QueueError> {
+        let sql = format!(
+            "SELECT lane FROM (SELECT domain, lane FROM recipient_lanes WHERE {} GROUP BY domain)
+             WHERE lane IN (SELECT lane FROM backoffs)",
+            which.still
+        );
+        let mut lanes = BTreeSet::new();
+        self.try_to(|conn| {
+            if conn.query_row("SELECT NOT EXISTS (SELECT 1 FROM backoffs)", [], |row| row.get(0))? {
+                return Ok(());
+            }
+            for part in these.chunks(ROWS_MAX) {
+                let mut statement = conn.prepare_cached(&sql)?;
+                let mut found = statement.query(params_from_iter(which.values(part)))?;
+                while let Some(row) = found.next()? {
+                    lanes.extend(odd::text(row, 0)?);
+                }
+            }
+            Ok(())
+        })?;
+        for lane in lanes {
+            self.part(&mut 1, |conn, _| conn.execute("DELETE FROM backoffs WHERE lane = ?1", [&lane]))?;
+        }
+        Ok(())
     }
 
     /// Changes a part, of at most so many rows. On a full disk the ballast is given for it, then smaller parts are
@@ -143,6 +160,57 @@ impl Admin {
                 result => return result.map_err(|error| explain(&self.path, error)),
             }
         }
+    }
+}
+
+/// Those of a part that are still what was asked for.
+struct These {
+    action: Action,
+    /// A condition that takes `values`.
+    still: String,
+    condition: Condition,
+}
+
+impl These {
+    fn of(order: &Order<'_>) -> These {
+        let condition = Condition::still(order.which);
+        let still = format!(
+            "id IN (SELECT value FROM json_each(?{})) AND {} AND {}",
+            condition.values.len() + 1,
+            of(order.action),
+            condition.where_sql()
+        );
+        These { action: order.action, still, condition }
+    }
+
+    fn values(&self, part: &[(MessageId, RecipientId)]) -> Vec<Value> {
+        self.condition.values.iter().cloned().chain([list_of(part).into()]).collect()
+    }
+
+    /// Changes them; gives how many they are.
+    fn change(&self, conn: &Connection, part: &[(MessageId, RecipientId)]) -> rusqlite::Result<usize> {
+        let These { action, still, .. } = self;
+        let values = self.values(part);
+        let Some(set) = set(*action) else {
+            let rows = conn
+                .prepare_cached(&format!("SELECT id, message_id FROM recipients WHERE {still}"))?
+                .query_map(params_from_iter(&values), |row| Ok((row.get(0)?, odd::get(row, 1)?)))?
+                .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+            rows.iter().try_for_each(|(recipient, message)| remove_one(conn, *recipient, *message))?;
+            return Ok(rows.len());
+        };
+        let update = |and: &str| {
+            conn.prepare_cached(&format!("UPDATE recipients SET {set} WHERE {still}{and}"))?
+                .execute(params_from_iter(&values))
+        };
+        if *action != Action::Kick {
+            return update("");
+        }
+        let count = conn
+            .prepare_cached(&format!("SELECT count(*) FROM recipients WHERE {still}"))?
+            .query_row(params_from_iter(&values), |row| row.get::<_, i64>(0))?;
+        update(&format!(" AND {KICKED}"))?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 }
 
@@ -178,8 +246,9 @@ mod tests {
 
     use super::*;
     use crate::mail::Domain;
-    use crate::queue::contract::AdminStore as _;
+    use crate::queue::filter::Filter;
     use crate::queue::sqlite::migrate;
+    use crate::queue::tests::sample::ChangeAll as _;
 
     type Act = fn(&Admin, &Filter) -> Result<usize, QueueError>;
 

@@ -6,6 +6,7 @@
 use rusqlite::{Connection, Result};
 
 use crate::queue::admin_rows::Line;
+use crate::queue::filter::Pattern;
 use crate::queue::traffic_rows::Wanted;
 
 use super::look::{HISTORY_LINES, QUEUE_LINES, line};
@@ -14,7 +15,11 @@ use super::look::{HISTORY_LINES, QUEUE_LINES, line};
 pub(super) fn find(conn: &Connection, wanted: &Wanted, limit: u32) -> Result<(Vec<Line>, i64)> {
     let (condition, value) = match wanted {
         Wanted::MessageId(id) => ("header_message_id = ?1", id.clone()),
-        Wanted::Tag(tag) => ("tag = ?1", tag.clone()),
+        // To a tag case matters, as in a filter.
+        Wanted::Tag(tag) => match Pattern::parse(tag) {
+            Ok(tag) if tag.exact().is_none() => ("tag GLOB ?1", tag.glob()),
+            _ => ("tag = ?1", tag.clone()),
+        },
         Wanted::Subject(text) if text.contains('*') => ("subject LIKE ?1 ESCAPE '\\'", pattern(text)),
         // U+10FFFF is behind all that a subject goes on with.
         Wanted::Subject(text) => {
@@ -90,6 +95,11 @@ mod tests {
         assert_eq!(found(Wanted::MessageId("4@app.test".to_owned()), 9), "");
         assert_eq!(found(Wanted::Tag("shop".to_owned()), 9), "W3 W2 W1 H3 H2 H1");
         assert_eq!(found(Wanted::Tag("shop".to_owned()), 4), "W3 W2 W1 H3");
+        assert_eq!(found(Wanted::Tag("sh*".to_owned()), 4), "W3 W2 W1 H3");
+        assert_eq!(
+            (found(Wanted::Tag("SHOP".to_owned()), 4), found(Wanted::Tag("Sh*".to_owned()), 4)),
+            Default::default()
+        );
         assert_eq!(subject("YOUR"), "W3 W2 W1 H3 H2 H1");
         assert_eq!(subject("your "), "W2 W1 H2 H1");
         assert_eq!(subject("*4711*"), "W1 H1");

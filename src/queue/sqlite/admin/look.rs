@@ -3,7 +3,6 @@
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter};
 
 use crate::mail::header::header_of;
-use crate::queue::MessageId;
 use crate::queue::admin_rows::{
     DomainLine, End, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
     ShownRecipient, Summary, Try,
@@ -12,6 +11,7 @@ use crate::queue::filter::Filter;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::{message, odd};
+use crate::queue::{MessageId, RecipientId};
 
 use super::story::story;
 
@@ -50,21 +50,33 @@ pub(super) fn count_suspended(conn: &Connection, filter: &Filter) -> Result<i64>
     conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
 }
 
-/// See [`crate::queue::AdminStore::would_change`]; `of`: which of the selected it would change.
+/// See [`crate::queue::AdminStore::select`]; `of`: which of the selected it would change.
 pub(super) fn selected(conn: &Connection, filter: &Filter, of: &str, limit: u32) -> Result<Selected> {
     let condition = Condition::of(filter);
-    let of_these = format!("FROM recipients WHERE {of} AND {}", condition.where_sql());
-    let sql =
-        format!("SELECT count(*), count(DISTINCT message_id), ({}) {of_these}", condition.count_lanes(of));
-    let counts = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    let (recipients, messages, lanes) = conn.query_row(&sql, params_from_iter(&condition.values), counts)?;
-    let ids = format!("SELECT id {of_these} ORDER BY message_id, id LIMIT {limit}");
+    // All of it of one moment.
+    let moment = conn.unchecked_transaction()?;
+    let sql = format!("SELECT message_id, id FROM recipients WHERE {of} AND {}", condition.where_sql());
+    let id = |row: &Row<'_>| Ok((MessageId(odd::get(row, 0)?), RecipientId(row.get(1)?)));
+    let mut ids = moment
+        .prepare(&sql)?
+        .query_map(params_from_iter(&condition.values), id)?
+        .collect::<Result<Vec<(MessageId, RecipientId)>>>()?;
+    ids.sort_unstable();
+    let lanes = moment
+        .query_row(&condition.count_lanes(of), params_from_iter(&condition.values), |row| row.get(0))?;
     let sql = format!(
-        "SELECT * FROM ({QUEUE_LINES}) WHERE recipient_id IN ({ids}) ORDER BY message_id, recipient_id"
+        "SELECT * FROM ({QUEUE_LINES}) WHERE recipient_id IN (SELECT value FROM json_each(?1))
+         ORDER BY message_id, recipient_id"
     );
-    let first =
-        conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect::<Result<_>>()?;
-    Ok(Selected { recipients, messages, lanes, first })
+    let shown = &ids[..ids.len().min(limit as usize)];
+    let first = moment.prepare(&sql)?.query_map([list_of(shown)], line)?.collect::<Result<_>>()?;
+    let messages = ids.chunk_by(|a, b| a.0 == b.0).count() as i64;
+    Ok(Selected { recipients: ids.len() as i64, messages, lanes, first, ids })
+}
+
+/// For `json_each`.
+pub(super) fn list_of(ids: &[(MessageId, RecipientId)]) -> String {
+    format!("[{}]", ids.iter().map(|(_, id)| id.0.to_string()).collect::<Vec<_>>().join(","))
 }
 
 /// See [`crate::queue::AdminStore::show`].

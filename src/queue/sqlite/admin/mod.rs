@@ -18,13 +18,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, Trans
 use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine, OldestLine,
-    Selected, Shown, Summary, Suspended, SuspensionLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+use crate::queue::overview_rows::{
+    DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
+};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
@@ -132,7 +134,7 @@ impl AdminStore for Admin {
         self.try_to(|conn| look::count(conn, filter))
     }
 
-    fn would_change(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError> {
+    fn select(&self, action: Action, which: &Filter, limit: u32) -> Result<Selected, QueueError> {
         self.try_to(|conn| look::selected(conn, which, change::of(action), limit))
     }
 
@@ -196,6 +198,10 @@ impl AdminStore for Admin {
         self.try_to(|conn| overview::policies(conn, now))
     }
 
+    fn tls_failures(&self, now: i64, limit: u32) -> Result<Vec<TlsFailure>, QueueError> {
+        self.try_to(|conn| overview::tls_failures(conn, now, limit))
+    }
+
     fn bytes_by_user(&self) -> Result<BytesByUser, QueueError> {
         self.try_to(counts::by_user)
     }
@@ -249,21 +255,8 @@ impl AdminStore for Admin {
         self.try_to(integrity::quick)
     }
 
-    fn kick(&self, which: &Filter) -> Result<usize, QueueError> {
-        self.kick_now(which)
-    }
-
-    fn hold(&self, which: &Filter) -> Result<usize, QueueError> {
-        self.change(which, "state = 'held', bounce_requested_at = NULL", Action::Hold)
-    }
-
-    fn release(&self, which: &Filter) -> Result<usize, QueueError> {
-        let set = "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL";
-        self.change(which, set, Action::Release)
-    }
-
-    fn bounce(&self, which: &Filter) -> Result<usize, QueueError> {
-        self.change(which, change::RETURN, Action::Bounce)
+    fn change(&self, order: &Order<'_>, goes_on: &dyn Fn() -> bool) -> Changed {
+        self.change_in_parts(order, goes_on)
     }
 
     fn suspend(&self, what: &Suspension) -> Result<Suspended, QueueError> {
@@ -304,9 +297,5 @@ impl AdminStore for Admin {
 
     fn record(&self, change: &Change) -> Result<(), QueueError> {
         self.part(&mut 1, |conn, _| operator_log::record(conn, change))
-    }
-
-    fn remove(&self, which: &Filter) -> Result<usize, QueueError> {
-        self.remove_in_parts(which)
     }
 }

@@ -6,7 +6,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use rusqlite::{Connection, Result, params};
 
 use crate::kit::text::utc;
-use crate::queue::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal};
+use crate::queue::overview_rows::{
+    DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
+};
 use crate::queue::sqlite::odd;
 
 use super::reasons::Reasons;
@@ -163,6 +165,22 @@ pub(super) fn policies(conn: &Connection, now: i64) -> Result<Vec<PolicyCount>> 
     let sql = "SELECT policy, sum(sessions), sum(iif(result = 'success', 0, sessions)) FROM tls_results
                WHERE day = ?1 GROUP BY policy ORDER BY 2 DESC";
     conn.prepare(sql)?.query_map(params![now - now.rem_euclid(86_400)], row)?.collect()
+}
+
+/// See [`crate::queue::AdminStore::tls_failures`].
+pub(super) fn tls_failures(conn: &Connection, now: i64, limit: u32) -> Result<Vec<TlsFailure>> {
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok(TlsFailure {
+            domain: text(row, 0)?,
+            policy: text(row, 1)?,
+            result: text(row, 2)?,
+            sessions: count(row, 3)?,
+            reason: text(row, 4)?,
+        })
+    };
+    let sql = "SELECT domain, policy, result, sum(sessions), max(reason) FROM tls_results
+               WHERE day = ?1 AND result <> 'success' GROUP BY domain, policy, result ORDER BY 4 DESC, domain LIMIT ?2";
+    conn.prepare(sql)?.query_map(params![now - now.rem_euclid(86_400), limit], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::messages`].

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::queue::admin::{Admin, Filter, Pattern};
+use crate::queue::tests::sample::ChangeAll as _;
 
 #[test]
 fn every_view_tells_something_and_stuck_nothing() {

@@ -6,6 +6,7 @@ use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin::{Admin, Filter};
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
+use crate::queue::tests::sample::ChangeAll as _;
 
 const LIFETIMES: Lifetimes = Lifetimes { messages: 100, bounces: 10 };
 

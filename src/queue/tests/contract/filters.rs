@@ -9,11 +9,11 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::config::{DomainPattern, RelayHost, Route, Routes};
 use crate::mail::{Address, Domain, Lifetimes, Recipient, Reply};
-use crate::queue::admin::{Action, FailureLine, Filter, Line, Pattern};
+use crate::queue::admin::{Action, FailureLine, Filter, Line, Order, Pattern};
 
 /// What SQL, a shell or a person could take for something else.
-const LETTERS: [&str; 13] =
-    ["a", "A", "b", "%", "_", "*", "\\", "'", "\"", " ", "\u{fc}", "\u{dc}", "\u{65e5}"];
+const LETTERS: [&str; 16] =
+    ["a", "A", "b", "%", "_", "?", "[", "]", "*", "\\", "'", "\"", " ", "\u{fc}", "\u{dc}", "\u{65e5}"];
 const DOMAINS: [&str; 6] =
     ["a.test", "B.a.test", "b\u{fc}cher.test", "B\u{dc}CHER.test", "[192.0.2.1]", "fetched.test"];
 const DOMAIN_FILTERS: [&str; 8] =
@@ -76,23 +76,23 @@ fn one(site: &Site, random: &mut fastrand::Rng) -> (String, Hidden) {
     (due[0].message.to_string(), hidden)
 }
 
-/// Slowly.
-fn is_like(pattern: &[char], text: &[char]) -> bool {
+/// Slowly; `same`: whether two characters are.
+fn is_like(pattern: &[char], text: &[char], same: fn(&char, &char) -> bool) -> bool {
     match (pattern, text) {
         ([], text) => text.is_empty(),
-        (['*', pattern @ ..], text) => (0..=text.len()).any(|at| is_like(pattern, &text[at..])),
-        ([one, pattern @ ..], [other, text @ ..]) => {
-            one.eq_ignore_ascii_case(other) && is_like(pattern, text)
-        }
+        (['*', pattern @ ..], text) => (0..=text.len()).any(|at| is_like(pattern, &text[at..], same)),
+        ([one, pattern @ ..], [other, text @ ..]) => same(one, other) && is_like(pattern, text, same),
         _ => false,
     }
 }
 
 fn selects(filter: &Filter, line: &Line, hidden: &Hidden) -> bool {
-    let like = |pattern: &Option<Pattern>, text: &str| {
+    let compared = |pattern: &Option<Pattern>, text: &str, same| {
         let chars = |text: &str| text.chars().collect::<Vec<_>>();
-        pattern.as_ref().is_none_or(|pattern| is_like(&chars(pattern.as_str()), &chars(text)))
+        pattern.as_ref().is_none_or(|pattern| is_like(&chars(pattern.as_str()), &chars(text), same))
     };
+    let like = |pattern: &_, text: &str| compared(pattern, text, char::eq_ignore_ascii_case);
+    let is_named = |pattern: &_, text: &str| compared(pattern, text, char::eq);
     let domain = Domain::parse(line.recipient.rsplit_once('@').unwrap().1).unwrap();
     let lane = match domain.as_str() {
         "fetched.test" => "atrn:fetched.test".to_owned(),
@@ -106,7 +106,7 @@ fn selects(filter: &Filter, line: &Line, hidden: &Hidden) -> bool {
     };
     state
         && (filter.messages.is_empty() || filter.messages.iter().any(|id| id.to_string() == line.queue_id))
-        && like(&filter.user, &hidden.user)
+        && is_named(&filter.user, &hidden.user)
         && like(&filter.sender, &line.sender)
         && like(&filter.recipient, &line.recipient)
         && like(&filter.domain, domain.as_str())
@@ -114,7 +114,7 @@ fn selects(filter: &Filter, line: &Line, hidden: &Hidden) -> bool {
         && like(&filter.lane, &lane)
         && like(&filter.reply, reply.unwrap_or_default())
         && filter.older_secs.is_none_or(|secs| hidden.age >= secs)
-        && like(&filter.tag, &hidden.tag)
+        && is_named(&filter.tag, &hidden.tag)
 }
 
 /// Mostly one or two options, as people use them.
@@ -201,7 +201,7 @@ pub(super) fn a_filter_selects_what_a_slow_reading_of_each_row_does(site: Site) 
 }
 
 /// A kick forgets the backoffs that its filter may be about.
-pub(super) fn a_change_is_for_what_its_filter_selected_when_it_began(site: Site) {
+pub(super) fn a_change_is_for_what_its_filter_selects(site: Site) {
     site.accept(&["a@a.test", "b@a.test", "c@b.test"]);
     site.queue.set_backoff(BackoffRow {
         lane: "a.test".to_owned(),
@@ -213,7 +213,7 @@ pub(super) fn a_change_is_for_what_its_filter_selected_when_it_began(site: Site)
     let admin = site.place.admin();
     let away = Filter { reply: Some(Pattern::within("4.3.2 AWAY").unwrap()), ..Filter::all() };
     let would = |action, filter: &Filter| {
-        let selected = admin.would_change(action, filter, 1).unwrap();
+        let selected = admin.select(action, filter, 1).unwrap();
         let first = selected.first.into_iter().map(|line| line.recipient).collect::<Vec<_>>();
         (selected.recipients, selected.messages, selected.lanes, first.join(","))
     };
@@ -233,6 +233,102 @@ pub(super) fn a_change_is_for_what_its_filter_selected_when_it_began(site: Site)
     assert_eq!(admin.summary_of(&one, 9).unwrap().held, 1);
     assert_eq!((admin.bounce(&one).unwrap(), admin.release(&one).unwrap()), (1, 1));
     assert_eq!((admin.remove(&one).unwrap(), admin.summary(9).unwrap().recipients), (1, 2));
+    site.is_well();
+}
+
+/// Somebody is asked in between, and answers after lunch: what came, was tried or was released meanwhile is left alone.
+pub(super) fn a_change_is_for_what_was_selected_and_is_still_the_same(site: Site) {
+    let settle = |due: &Due, reply: &str, mx: &str| {
+        let next = NextState::Retry(now_secs() + 9999);
+        let mut settlement = settlement(due.fresh.as_ref().unwrap(), vec![(due.recipient, next)]);
+        let attempt = settlement.results[0].attempt.as_mut().unwrap();
+        attempt.reply = Reply { text: reply.to_owned().into(), ..Reply::bare(451, "") };
+        attempt.mx = Some(mx.to_owned());
+        site.queue.settle(settlement);
+        site.settled();
+    };
+    let sent = |to: &str| {
+        let due = site.accept(&[to]).remove(0);
+        settle(&due, "mailbox full", "mx.a.test");
+        due
+    };
+    let dues = ["same@a.test", "other@a.test", "moved@a.test", "held@a.test"].map(sent);
+    let admin = site.place.admin();
+    let one = |address: &str| Filter { recipient: Some(Pattern::parse(address).unwrap()), ..Filter::all() };
+    let filter = Filter {
+        reply: Some(Pattern::within("FULL").unwrap()),
+        mx: Some(Pattern::parse("mx.a*").unwrap()),
+        state: Some("queued".to_owned()),
+        ..Filter::all()
+    };
+    for (action, left) in [(Action::Bounce, 4), (Action::Remove, 3)] {
+        let selected = admin.select(action, &filter, 0).unwrap();
+        assert_eq!(selected.ids.len(), 4);
+        let late = sent("late@a.test");
+        settle(&dues[1], "busy", "mx.a.test");
+        settle(&dues[2], "mailbox full", "mx.b.test");
+        admin.hold(&one("held@*")).unwrap();
+        let order = Order { action, which: &filter, these: &selected.ids, login: "ann", uid: 1000 };
+        let changed = admin.change(&order, &|| true);
+        assert!(changed.failed.is_none());
+        assert_eq!((changed.recipients, changed.looked_at), (1, 4), "{action:?}");
+        let said = admin.list(&Filter { state: Some("queued".to_owned()), ..Filter::all() }, 9).unwrap();
+        let returned = said.iter().filter(|line| line.next_attempt.as_deref() == Some("bounce")).count();
+        assert_eq!((said.len(), returned), (left, usize::from(action == Action::Bounce)), "{action:?}");
+        // As before, for the next.
+        admin.remove(&Filter::message(late.message)).unwrap();
+        dues[1..3].iter().for_each(|due| settle(due, "mailbox full", "mx.a.test"));
+        admin.release(&Filter::all()).unwrap();
+        settle(&dues[0], "mailbox full", "mx.a.test");
+    }
+    site.is_well();
+}
+
+/// Of a lane in which all is held, and of one in which nothing was selected, the backoff stays.
+pub(super) fn a_kick_ends_the_backoff_of_what_it_kicks_and_of_nothing_else(site: Site) {
+    site.accept(&["a@held.test", "b@held.test", "a@some.test", "b@some.test", "a@not.test"]);
+    for lane in ["held.test", "some.test", "not.test", "nobody.test"] {
+        site.queue.set_backoff(BackoffRow {
+            lane: lane.to_owned(),
+            failures: 1,
+            backoff_until: now_secs() + 9999,
+            last_reply: "421 4.3.2 away".to_owned(),
+        });
+    }
+    site.queue.barrier().unwrap();
+    let admin = site.place.admin();
+    let one = |address: &str| Filter { recipient: Some(Pattern::parse(address).unwrap()), ..Filter::all() };
+    for address in ["*@held.test", "b@some.test"] {
+        admin.hold(&one(address)).unwrap();
+    }
+    let left = || -> Vec<String> { admin.backoffs().unwrap().into_iter().map(|row| row.lane).collect() };
+    assert_eq!((admin.kick(&one("*@held.test")).unwrap(), left().len()), (0, 4));
+    assert_eq!(admin.kick(&one("*@*e*.test")).unwrap(), 1, "held ones are left alone");
+    assert_eq!(left(), ["held.test", "nobody.test", "not.test"]);
+    assert_eq!(admin.kick(&Filter::all()).unwrap(), 2);
+    assert_eq!(left(), ["held.test", "nobody.test"]);
+}
+
+/// A thousand at a time, and what was done is on record.
+pub(super) fn a_change_can_end_between_two_parts(site: Site) {
+    let to: Vec<String> = (0..2_500).map(|n| format!("u{n}@a.test")).collect();
+    site.accept(&to.iter().map(String::as_str).collect::<Vec<_>>());
+    let admin = site.place.admin();
+    let all = Filter::all();
+    let selected = admin.select(Action::Hold, &all, 3).unwrap();
+    assert_eq!(
+        (selected.recipients, selected.messages, selected.lanes, selected.first.len()),
+        (2_500, 1, 1, 3)
+    );
+    let order = Order { action: Action::Hold, which: &all, these: &selected.ids, login: "ann", uid: 1000 };
+    let parts = std::cell::Cell::new(0);
+    let changed = admin.change(&order, &|| parts.replace(parts.get() + 1) < 2);
+    assert!(changed.failed.is_none());
+    assert_eq!((changed.recipients, changed.looked_at), (2_000, 2_000));
+    assert_eq!(admin.summary(9).unwrap().held, 2_000);
+    let message = selected.ids[0].0;
+    let story = admin.show(message).unwrap().unwrap().story;
+    assert_eq!(story[1].words, "by ann (uid 1000): all, recipients: 2000");
     site.is_well();
 }
 

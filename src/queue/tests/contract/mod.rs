@@ -23,7 +23,7 @@ use crate::queue::contract::OpenStore;
 use crate::queue::open::BUSY_PATIENCE;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::{self, Database};
-use crate::queue::tests::sample::{self, DELIVERED, settlement};
+use crate::queue::tests::sample::{self, ChangeAll as _, DELIVERED, settlement};
 use crate::queue::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,7 +87,10 @@ each_store! {
         a_kick_forgets_the_backoff_and_says_how_many_wait;
     filters:
         a_filter_selects_what_a_slow_reading_of_each_row_does
-        a_change_is_for_what_its_filter_selected_when_it_began
+        a_change_is_for_what_its_filter_selects
+        a_change_is_for_what_was_selected_and_is_still_the_same
+        a_kick_ends_the_backoff_of_what_it_kicks_and_of_nothing_else
+        a_change_can_end_between_two_parts
         same_reasons_are_one_line_and_the_oldest_comes_first;
     people:
         a_change_from_outside_is_noticed_and_our_own_is_none

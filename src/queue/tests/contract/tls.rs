@@ -4,6 +4,7 @@ use super::*;
 use crate::mail::TlsPolicy;
 use crate::mail::tlsrpt::DAY_SECS;
 use crate::mail::tlsrpt::ResultType;
+use crate::queue::admin::TlsFailure;
 
 const DAY: i64 = 1_795_910_400;
 
@@ -55,6 +56,12 @@ pub(super) fn sessions_are_counted_with_the_settlement_and_survive_a_restart(sit
     site.queue.count_tls_sessions(vec![session("a.test", failed), session("b.test", None)]);
     let site = site.restart();
     let text = |text: &str| text.to_owned();
+    let failures = site.place.admin().tls_failures(DAY + 7, 9).unwrap();
+    let of = |failure: &TlsFailure| (failure.domain.clone(), failure.result.clone(), failure.sessions);
+    let not_supported = ResultType::StarttlsNotSupported.as_str();
+    assert_eq!(failures.iter().map(of).collect::<Vec<_>>(), [(text("a.test"), text(not_supported), 2)]);
+    assert_eq!(failures[0].reason, "451 no");
+    assert_eq!(site.place.admin().tls_failures(DAY - 7, 9).unwrap(), []);
     // An address has a row of its own where it failed.
     assert_eq!(
         counted(&site, "a.test"),
