@@ -71,7 +71,10 @@ const HOMES: &[(&str, &[&str])] = &[
             "cli/sendmail.rs",
         ],
     ),
-    ("signal_hook", &["cli/queue/change.rs", "cli/serve.rs", "cli/sql.rs", "cli/top/terminal.rs"]),
+    (
+        "signal_hook",
+        &["cli/demo.rs", "cli/queue/change.rs", "cli/serve.rs", "cli/sql.rs", "cli/top/terminal.rs"],
+    ),
     ("sd_notify", &["cli/serve.rs"]),
     ("listenfd", &["cli/serve/inherited.rs"]),
     ("rustyline", &["cli/sql.rs"]),

@@ -1,7 +1,12 @@
 //! Operators ask over SMTP, a client kicks with ETRN: on real lanes, queue and config files.
 
+use std::process::Command;
+
+use rustix::fs::{Mode, OFlags};
+
 use crate::harness::client::{Client, mail};
 use crate::harness::fakemx::{Act, At, FakeMx, SOON, Script};
+use crate::harness::http_client::{address, get, watched};
 use crate::harness::log;
 use crate::harness::relay::{Config, Relay, World, wait_for};
 use crate::harness::sender::SENDER;
@@ -100,6 +105,25 @@ fn xgen_tells_when_the_file_on_disk_differs_and_when_it_was_reloaded() {
     wait_for("the refusal in the log", SOON, || relay.logged(&[log::NOT_RELOADED]).pop());
     let told = lines(&mut client, "XGEN");
     assert!(told[1].contains("generation 2, ") && told[2].contains("differs"), "{told:?}");
+}
+
+#[test]
+fn a_config_file_that_cannot_be_read_holds_up_nobody_but_who_asks_for_it() {
+    let (world, at) = (World::new(), address());
+    let relay = world.relay(watched(Config::new(), &[at]));
+    let mut client = operator(&relay);
+    // Whoever reads a pipe waits for its writer.
+    let file = relay.path("postrider.toml");
+    std::fs::remove_file(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let asks = std::thread::spawn(move || lines(&mut client, "XGEN"));
+    let open = || rustix::fs::open(&file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+    let writer = wait_for("XGEN to read it", SOON, open);
+    for path in ["/", "/metrics", "/live"] {
+        assert_eq!(get(at, path).status, 200, "{path}");
+    }
+    drop(writer);
+    assert!(asks.join().unwrap()[2].contains("differs"));
 }
 
 #[test]
