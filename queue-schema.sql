@@ -23,9 +23,9 @@
 -- is used twice. A message's queue id is its id written in base 32 (11 characters).
 -- PRAGMA user_version is the version of this schema.
 --
--- The relay inserts and deletes each message once, thousands a second: every index below is there for
--- a question that it asks all the time, and foreign keys are documentation (they are not enforced; the
--- view `stuck` shows what would break them).
+-- The relay inserts and deletes each message once, thousands a second: every index below costs that much, and is there
+-- for a question that it asks all the time, or (of history, kicks and operator_log) for what people ask and for what is
+-- forgotten in time. Foreign keys are documentation (they are not enforced; the view `stuck` shows what would break them).
 
 -- A message and its envelope sender; the row lives until its last recipient is finished.
 CREATE TABLE messages (

@@ -9,10 +9,12 @@
 
 mod flood;
 mod observer;
+mod policy_refusals;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use log::Level::{self, Error, Info, Warn};
 
@@ -24,6 +26,7 @@ use crate::queue::{MessageId, NewMessage, Setting, Suspension};
 use Value::{Absent, Addresses, Foreign, Number, Own, Secs};
 use flood::Flood;
 use observer::observe;
+use policy_refusals::PolicyRefusals;
 
 pub use observer::{Observer, Seen, is_observed, observe_no_more, observe_with};
 
@@ -75,12 +78,26 @@ pub fn accepted(message: &NewMessage) {
 }
 
 /// An attempt ended. `next_secs`: seconds until the next one; none where there is none, or where the recipient is held.
-pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_secs: Option<i64>) {
+pub fn attempted(
+    id: MessageId,
+    sender: Option<&Address>,
+    recipient: &Address,
+    attempt: &Attempt,
+    next_secs: Option<i64>,
+) {
+    static REFUSALS: LazyLock<PolicyRefusals> = LazyLock::new(PolicyRefusals::new);
     observe(&Seen::Attempted { recipient, attempt });
+    let judged = REFUSALS.judge(sender.map_or("", AsRef::as_ref), attempt, Instant::now());
+    if let Some((senders, recipients)) = judged.alert {
+        let remedy = policy_refusals::remedy(attempt, sender.map(|sender| sender.domain()));
+        refused_by_policy(attempt, senders, recipients, &remedy);
+    }
     let Attempt { outcome, mx, ip, tls, tls_policy, dkim, phase, duration_ms, reply, .. } = attempt;
     let policy = tls_policy.as_str();
     let level = match outcome {
         Outcome::Delivered | Outcome::Relayed | Outcome::Deferred => Info,
+        // One of many of which the operator was told.
+        _ if judged.is_told => Info,
         Outcome::Failed | Outcome::Expired | Outcome::InDoubt => Warn,
     };
     line_of(
@@ -106,6 +123,26 @@ pub fn attempted(id: MessageId, recipient: &Address, attempt: &Attempt, next_sec
             },
             Own(&reply.reply_source.as_str()),
             Foreign(reply),
+        ],
+    );
+}
+
+/// A host does not take our mail by a block list or another policy: so many recipients of so many senders so far.
+pub fn refused_by_policy(attempt: &Attempt, senders: usize, recipients: u64, remedy: &str) {
+    let Attempt { mx, ip, source, reply, .. } = attempt;
+    line(
+        Error,
+        "refused_by_policy",
+        "host {mx}{ip:[$]} refuses our mail by policy{source_address: (sent from $)}: {recipients} recipients of {senders} \
+         senders so far within an hour: {reply}; {remedy}",
+        &[
+            mx.as_ref().map_or(Value::None("none"), |mx| Own(mx)),
+            ip.as_ref().map_or(Absent, |ip| Own(ip)),
+            source.as_ref().map_or(Absent, |source| Own(source)),
+            Number(recipients as i64),
+            Number(senders as i64),
+            Foreign(reply),
+            Foreign(&remedy),
         ],
     );
 }

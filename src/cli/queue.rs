@@ -18,7 +18,7 @@ pub(super) use text::age;
 
 use super::log_output::say;
 use super::output::{WrongUsage, seen_json};
-use super::table::Look;
+use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
 use crate::queue::admin::{Action, Admin, Change, DialogueLine, Filter, Shown};
@@ -227,7 +227,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             }
         }
         Verb::Find(args) => find(args, path, look)?,
-        Verb::Show { id, dialogue, json } => show(*id, path, *dialogue, *json)?,
+        Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
         Verb::Kicks { limit, json } => {
             let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
             if *json {
@@ -278,7 +278,12 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
     Ok(())
 }
 
-fn show(id: MessageId, path: &Path, dialogue: bool, json: bool) -> Result<String, QueueCommandError> {
+fn show(
+    id: MessageId,
+    path: &Path,
+    (dialogue, json): (bool, bool),
+    look: Look,
+) -> Result<String, QueueCommandError> {
     let admin = Admin::to_read(path)?;
     let shown = admin.show(id)?.ok_or_else(|| QueueCommandError::Unknown(id.to_string()))?;
     let dialogues = dialogue.then(|| admin.dialogues(id)).transpose()?;
@@ -286,7 +291,7 @@ fn show(id: MessageId, path: &Path, dialogue: bool, json: bool) -> Result<String
         json_line(&ShownWithDialogues { shown, dialogues })
     } else {
         let said = dialogues.map(|lines| text::dialogues(&lines)).unwrap_or_default();
-        text::show(&shown, Clock::system().now()) + &said
+        wrapped(look, &(text::show(&shown, Clock::system().now()) + &said))
     })
 }
 

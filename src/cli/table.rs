@@ -118,6 +118,41 @@ pub(super) fn table(look: Look, head: &[&str], rows: Vec<Vec<String>>) -> String
     text
 }
 
+/// Lines that are wider than the terminal go on in the next one, further in; a word is whole.
+pub(super) fn wrapped(look: Look, text: &str) -> String {
+    let Some(columns) = look.columns else { return text.to_owned() };
+    let mut wrapped = String::with_capacity(text.len());
+    for line in text.lines() {
+        let blanks = line.len() - line.trim_start_matches(' ').len();
+        let (mut rest, mut indent) = (line, String::new());
+        while rest.width() + indent.len() > columns
+            && let Some(end) = last_that_fits(rest, columns.saturating_sub(indent.len()))
+        {
+            let _ = writeln!(wrapped, "{indent}{}", rest[..end].trim_end());
+            rest = rest[end..].trim_start();
+            indent = " ".repeat((blanks + 4).min(columns / 2));
+        }
+        let _ = writeln!(wrapped, "{indent}{rest}");
+    }
+    wrapped
+}
+
+/// The end of the last word that fits, or of the first where none does. None: there is one word only.
+fn last_that_fits(line: &str, columns: usize) -> Option<usize> {
+    let first = line.find(|c| c != ' ')?;
+    let ends = line.match_indices(' ').map(|(at, _)| at).filter(|at| *at > first);
+    let ends = ends.filter(|at| !line[*at..].trim_start().is_empty());
+    let (mut found, mut width, mut from) = (None, 0, 0);
+    for end in ends {
+        (width, from) = (width + line[from..end].width(), end);
+        if found.is_some() && width > columns {
+            break;
+        }
+        found = Some(end);
+    }
+    found
+}
+
 /// SGR (ECMA-48 section 8.3.117): bold heads, and what became of mail.
 fn code(is_head: bool, head: &str, cell: &str) -> Option<&'static str> {
     match (head, cell) {
@@ -199,6 +234,22 @@ mod tests {
         }
         let whole = table(Look::default(), &HEAD, rows());
         assert!(whole.contains("somebody@a-rather-long.example") && whole.contains("come back later"));
+    }
+
+    #[test]
+    fn what_is_wider_than_the_terminal_goes_on_in_the_next_line_and_words_are_whole() {
+        let word = "0123456789".repeat(4);
+        let text = format!("  one two  three\n{word}\n    a {word} b c\n\nend  \n");
+        let wrapped = |columns| wrapped(Look::of_width(columns), &text);
+        assert_eq!(wrapped(80), text);
+        assert_eq!(
+            wrapped(14),
+            format!("  one two\n      three\n{word}\n    a\n       {word}\n       b c\n\nend  \n")
+        );
+        assert_eq!(super::wrapped(Look::default(), &text), text);
+        // Columns of letters that are two wide.
+        let wide = "\u{65e5}\u{672c} ".repeat(9);
+        assert!(super::wrapped(Look::of_width(20), &wide).lines().all(|line| line.width() <= 20));
     }
 
     #[test]

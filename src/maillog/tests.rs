@@ -65,13 +65,13 @@ fn lines_of_messages() {
             tag: Some("news".to_owned()),
         };
         accepted(&NewMessage { labels, ..message(None, None, None) });
-        attempted(ID, &to(), &tried(Outcome::Failed), None);
-        attempted(ID, &to(), &tried(Outcome::Deferred), Some(300));
-        attempted(ID, &to(), &tried(Outcome::Deferred), None);
+        attempted(ID, None, &to(), &tried(Outcome::Failed), None);
+        attempted(ID, None, &to(), &tried(Outcome::Deferred), Some(300));
+        attempted(ID, None, &to(), &tried(Outcome::Deferred), None);
         let nowhere =
             Attempt { tls_policy: TlsPolicy::None, dkim: None, ip: None, ..tried(Outcome::Delivered) };
-        attempted(ID, &to(), &nowhere, None);
-        attempted(ID, &to(), &Attempt { mx: None, tls: None, ..tried(Outcome::InDoubt) }, None);
+        attempted(ID, None, &to(), &nowhere, None);
+        attempted(ID, None, &to(), &Attempt { mx: None, tls: None, ..tried(Outcome::InDoubt) }, None);
         ruled(ID, &to(), 2, "hold");
         host_trouble(ID, "mx.b.test", "192.0.2.1:25".parse().unwrap(), Phase::Ehlo, &reply());
         unsafe_host(ID, "mx.b.test", TlsPolicy::StsEnforce, &reply());

@@ -139,6 +139,30 @@ impl Filter {
         !matches!(self.state.as_deref(), None | Some("queued" | "held"))
     }
 
+    /// Of a filter on record (its `Display`) what can still be said of a message later, and whether that is all of it:
+    /// not its state, age, lane, last host and last reply at that time.
+    pub(super) fn recorded(text: &str) -> (Filter, bool) {
+        let (mut filter, mut is_whole, mut rest) = (Filter::default(), true, text);
+        while let Some((name, behind)) = rest.split_once('=') {
+            let (value, behind) = recorded_value(behind);
+            rest = behind.trim_start();
+            let part = match name {
+                "user" => &mut filter.user,
+                "sender" => &mut filter.sender,
+                "recipient" => &mut filter.recipient,
+                "domain" => &mut filter.domain,
+                "tag" => &mut filter.tag,
+                _ => {
+                    is_whole = false;
+                    continue;
+                }
+            };
+            *part = value.map(Pattern);
+            is_whole &= part.is_some();
+        }
+        (filter, is_whole)
+    }
+
     /// What was said, in words that go behind `queue list`.
     fn words(&self) -> Vec<(&'static str, String)> {
         let Filter { messages, user, sender, recipient, domain, mx, lane, reply, older_secs, tag, state } =
@@ -164,6 +188,24 @@ impl Filter {
             .chain(state.clone().map(|state| ("state", state)))
             .collect()
     }
+}
+
+/// A value as `Display` writes it, and what stands behind it. None: it has characters that were written otherwise.
+fn recorded_value(text: &str) -> (Option<String>, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (value, rest) = text.split_once(' ').unwrap_or((text, ""));
+        return (Some(value.to_owned()), rest);
+    };
+    let (mut value, mut letters) = (Some(String::new()), quoted.char_indices());
+    while let Some((at, letter)) = letters.next() {
+        let letter = match letter {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => letters.next().map(|(_, letter)| letter).filter(|letter| matches!(letter, '"' | '\\')),
+            letter => Some(letter),
+        };
+        value = value.zip(letter).map(|(value, letter)| value + letter.encode_utf8(&mut [0; 4]));
+    }
+    (None, "")
 }
 
 /// What an operator can have done with what a filter selects.
@@ -220,6 +262,26 @@ impl fmt::Display for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_on_record_is_read_as_it_was_meant() {
+        let pattern = |text: &str| Some(Pattern::parse(text).unwrap());
+        for (filter, is_whole) in [
+            (Filter { user: pattern("app"), sender: pattern(""), ..Filter::default() }, true),
+            (Filter { user: pattern("a b\"\\c"), tag: pattern("x*"), ..Filter::default() }, true),
+            (Filter { domain: pattern("*.test"), recipient: pattern("y=z@b"), ..Filter::default() }, true),
+            (Filter { user: pattern("app"), reply: pattern("user=other 4.7.1"), ..Filter::default() }, false),
+            (Filter { user: pattern("app"), older_secs: Some(60), ..Filter::default() }, false),
+            (Filter { state: Some("held".to_owned()), ..Filter::default() }, false),
+        ] {
+            let (recorded, whole) = Filter::recorded(&filter.to_string());
+            let kept = Filter { reply: None, older_secs: None, state: None, ..filter.clone() };
+            assert_eq!((recorded, whole), (kept, is_whole), "{filter}");
+        }
+        let odd = Filter { user: pattern("a \n"), ..Filter::default() };
+        assert_eq!(Filter::recorded(&odd.to_string()), (Filter::default(), false));
+        assert!(!Filter::recorded("user=\"").1);
+    }
 
     #[test]
     fn what_sql_reads_as_a_wildcard_stands_for_itself() {

@@ -192,7 +192,8 @@ impl World {
         let secs = i64::from(self.number);
         let count = self.number as usize;
         maillog::accepted(&self.message());
-        maillog::attempted(id, to, &self.attempt(), self.maybe(secs));
+        maillog::attempted(id, None, to, &self.attempt(), self.maybe(secs));
+        maillog::refused_by_policy(&self.attempt(), count, secs as u64, b);
         maillog::ruled(id, to, count, a);
         maillog::host_trouble(id, a, SocketAddr::new(self.ip, 25), Phase::Ehlo, reply);
         maillog::unsafe_host(id, a, self.policy, reply);

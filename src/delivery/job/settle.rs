@@ -145,7 +145,8 @@ impl<'a> Begun<'a> {
                 maillog::ruled(self.message.id, &recipient.address, number, action);
             }
             if let Some(attempt) = &decision.settled.attempt {
-                maillog::attempted(self.message.id, &recipient.address, attempt, decision.next_secs);
+                let (id, sender) = (self.message.id, self.message.sender.as_ref());
+                maillog::attempted(id, sender, &recipient.address, attempt, decision.next_secs);
             }
             results.push(decision.settled);
         }
@@ -181,10 +182,13 @@ impl<'a> Begun<'a> {
     pub(in crate::delivery) fn expire(self) -> Done {
         let results = expire(self.job, self.at, &self.message);
         for (recipient, result) in self.message.recipients.iter().zip(&results) {
-            let reply = result.attempt.as_ref().map(|attempt| attempt.reply.to_string());
-            let last_reply = reply.as_deref().or(recipient.last_reply.as_deref());
+            if let Some(attempt) = &result.attempt {
+                let (id, sender) = (self.message.id, self.message.sender.as_ref());
+                maillog::attempted(id, sender, &recipient.address, attempt, None);
+                continue;
+            }
             let told = if recipient.to_bounce { maillog::returned } else { maillog::expired };
-            told(self.message.id, &recipient.address, last_reply);
+            told(self.message.id, &recipient.address, recipient.last_reply.as_deref());
         }
         let settled: Vec<RecipientId> = results.iter().map(|result| result.recipient).collect();
         self.write(results);
@@ -277,7 +281,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
                 reply: reply.clone(),
                 outcome: Outcome::InDoubt,
             };
-            maillog::attempted(id, &recipient.address, &attempt, None);
+            maillog::attempted(id, message.sender.as_ref(), &recipient.address, &attempt, None);
             Settled { recipient: recipient.id, attempt: Some(attempt), next_state, warned: false }
         });
         let results = results.collect();

@@ -241,12 +241,13 @@ impl<'a> Intake<'a> {
             self.refusal = self.fix_header(true).and_then(|()| self.reserve()).err();
         }
         if let Some(refusal) = self.refusal.take() {
-            self.log_refusal(&refusal);
+            let Submitted { envelope, client, user, .. } = &self.submitted;
+            log_refusal(*client, user.as_deref(), envelope, &refusal);
             return refusal;
         }
         let message = self.message();
         // The log says it once it is true; the content is not needed for that.
-        let is_told = log::log_enabled!(log::Level::Info) || maillog::is_observed();
+        let is_told = log::log_enabled!(log::Level::Warn) || maillog::is_observed();
         let to_log = is_told.then(|| NewMessage {
             tail: Vec::new(),
             envelope: message.envelope.clone(),
@@ -262,24 +263,12 @@ impl<'a> Intake<'a> {
             }
             Err(error) => {
                 let refusal = replies::not_queued(error);
-                maillog::turned_away(self.submitted.client, &refusal.to_string());
+                if let Some(NewMessage { envelope, origin, .. }) = &to_log {
+                    log_refusal(self.submitted.client, origin.user.as_deref(), envelope, &refusal);
+                }
                 refusal
             }
         }
-    }
-
-    fn log_refusal(&self, refusal: &Reply) {
-        let Submitted { envelope, client, user, .. } = &self.submitted;
-        let one = matches!(envelope.recipients.as_slice(), [_]);
-        let recipient = envelope.recipients.first().filter(|_| one);
-        let refused = Refused {
-            client: *client,
-            user: user.as_deref(),
-            verb: "content",
-            sender: envelope.sender.as_ref().map(AsRef::as_ref),
-            recipient: recipient.map(|recipient| recipient.address.as_ref()),
-        };
-        maillog::refused(&refused, refusal);
     }
 
     /// The message, complete; nothing of it is left here.
@@ -320,29 +309,70 @@ impl Drop for Intake<'_> {
     }
 }
 
+fn log_refusal(client: Peer, user: Option<&str>, envelope: &Envelope, refusal: &Reply) {
+    let one = matches!(envelope.recipients.as_slice(), [_]);
+    let recipient = envelope.recipients.first().filter(|_| one);
+    let refused = Refused {
+        client,
+        user,
+        verb: "content",
+        sender: envelope.sender.as_ref().map(AsRef::as_ref),
+        recipient: recipient.map(|recipient| recipient.address.as_ref()),
+    };
+    maillog::refused(&refused, refusal);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::submission::tests::doubles::MemoryQueue;
 
-    /// What is said to content that comes in pieces of this size, and what of it is in the queue.
-    fn taken(content: &[u8], piece: usize) -> (u16, Vec<u8>) {
-        let (queue, hostname) = (MemoryQueue::default(), Domain::parse("relay.test").unwrap());
-        let submitted = Submitted {
+    fn submitted(hostname: &Domain) -> Submitted<'_> {
+        Submitted {
             envelope: Envelope::default(),
             user: None,
             client: "192.0.2.1".parse().unwrap(),
             helo: "a.test".to_owned(),
             protocol: Protocol { extended: true, tls: false, authenticated: false, smtputf8: false },
-            hostname: &hostname,
+            hostname,
             at: 0,
             lifetime_secs: 60,
             message_bytes_max: 4 << 20,
             hops_max: 50,
             long_lines: LongLines::Accept,
             keep_subject: false,
+        }
+    }
+
+    /// As any other refusal of content: with whom it was for.
+    #[test]
+    fn what_the_queue_does_not_take_is_refused_content() {
+        let (queue, hostname) = (MemoryQueue::default(), Domain::parse("relay.test").unwrap());
+        queue.failing.store(true, std::sync::atomic::Ordering::SeqCst);
+        let address = |text: &str| crate::mail::address::parse(text).unwrap();
+        let envelope = Envelope {
+            sender: Some(address("app@a.test")),
+            recipients: vec![crate::mail::Recipient::new(address("you@b.test"))],
+            ..Envelope::default()
         };
-        let mut intake = Intake::new(&queue, submitted, None);
+        let submitted = Submitted { envelope, user: Some("app".to_owned()), ..submitted(&hostname) };
+        let line = |record: &log::Record<'_>| format!("{} {}", record.level(), record.args());
+        let lines = crate::kit::event::kept::written(line, || {
+            let mut intake = Intake::new(&queue, submitted, None);
+            intake.buffer().extend_from_slice(b"Subject: x\r\n\r\nhello\r\n");
+            intake.advance();
+            assert_eq!(intake.finish().code, 451);
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let begin =
+            "WARN refused content client=192.0.2.1 user=app from=<app@a.test> to=<you@b.test> reply=451 ";
+        assert!(lines[0].starts_with(begin), "{lines:?}");
+    }
+
+    /// What is said to content that comes in pieces of this size, and what of it is in the queue.
+    fn taken(content: &[u8], piece: usize) -> (u16, Vec<u8>) {
+        let (queue, hostname) = (MemoryQueue::default(), Domain::parse("relay.test").unwrap());
+        let mut intake = Intake::new(&queue, submitted(&hostname), None);
         for piece in content.chunks(piece) {
             intake.buffer().extend_from_slice(piece);
             intake.advance();

@@ -1,11 +1,14 @@
 //! From an application's own names to its mail, the whole story of a message, and what went through: as an operator
 //! asks.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::harness::fakemx::{Act, At, SOON, Script};
-use crate::harness::relay::{Config, Relay};
+use crate::harness::relay::{Config, Relay, run_to_end};
 use crate::harness::sender::{SENDER, text, wait_for_attempts, wait_for_end, world_with_sender};
+use crate::harness::skipped::installed;
 
 fn submit(relay: &Relay, to: &[&str], name: &str) -> String {
     let content = format!(
@@ -105,6 +108,73 @@ fn assert_stories(relay: &Relay, gone: &str, waits: &str) {
     {
         assert!(page.contains(part), "no {part:?} in\n{page}");
     }
+}
+
+/// By a filter as far as it can be told (a message of another tag has no part in it), and a restore of all that waits.
+#[test]
+fn changes_by_filter_and_a_restore_are_in_the_story() {
+    let (mut world, _home) = world_with_sender();
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say("451 4.2.1 busy")));
+    let mut relay = world.relay(Config::new());
+    let ids = ["1", "2"].map(|name| submit(&relay, &[&format!("to{name}@a.test")], name));
+    ["to1@a.test", "to2@a.test"].iter().for_each(|to| wait_for_attempts(&relay, to, "deferred", 1));
+    relay.run_ok(&["queue", "hold", "--tag", "shop/1"]);
+    relay.run_ok(&["queue", "release", "--tag", "shop/*"]);
+    relay.run_ok(&["queue", "suspend", "--tag", "shop/2"]);
+    relay.run_ok(&["queue", "resume", "--tag", "shop/2"]);
+    relay.run_ok(&["queue", "hold", "--tag", "shop/2", "--reply", "busy"]);
+    relay.stop();
+    relay.run_ok(&["backup", relay.path("copy.db").to_str().unwrap()]);
+    relay.run_ok(&["restore", relay.path("copy.db").to_str().unwrap(), "--replace"]);
+    relay.run_ok(&["queue", "remove", "--domain", "a.test"]);
+    let changes = |id: &str| -> Vec<String> {
+        let shown = relay.json(&["queue", "show", id]).remove(0);
+        let lines = shown["story"].as_array().unwrap().clone();
+        let by_people = lines.iter().filter(|line| line["words"].as_str().unwrap().starts_with("by "));
+        let words = by_people.map(|line| {
+            let words = line["words"].as_str().unwrap();
+            let (_, words) = words.split_once("): ").unwrap();
+            format!("{}: {words}", line["what"].as_str().unwrap())
+        });
+        words.collect()
+    };
+    let copy = relay.path("copy.db");
+    let restore = format!("restore: {}, recipients: 2", copy.display());
+    let after = ["release: tag=shop/*, recipients: 1", &restore, "remove: a.test, recipients: 2"];
+    assert_eq!(changes(&ids[0]), [&["hold: tag=shop/1, recipients: 1"][..], &after].concat());
+    let perhaps = "hold: reply=*busy* tag=shop/2, recipients: 1 (perhaps not of this message)";
+    let suspended = ["suspend", "resume"].map(|what| format!("{what}: tag shop/2, recipients: 1"));
+    let suspended = [suspended[0].as_str(), suspended[1].as_str(), perhaps];
+    assert_eq!(changes(&ids[1]), [&after[..1], &suspended, &after[1..]].concat());
+}
+
+/// Attempts and their replies, where the reader is a terminal; a pipe has them whole.
+#[test]
+fn a_message_is_shown_in_80_columns_of_a_terminal() {
+    let (mut world, _home) = world_with_sender();
+    let reply = "451 4.7.1 Client host rejected: cannot find your reverse hostname; see https://help.test/1";
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say(reply)));
+    let relay = world.relay(Config::new());
+    let id = submit(&relay, &["you@a.test"], "1");
+    wait_for_attempts(&relay, "you@a.test", "deferred", 1);
+    let piped = relay.run_ok(&["queue", "show", &id]);
+    assert!(piped.contains(&format!("rcpt  deferred  {reply}\n")), "{piped}");
+    if !installed("script") {
+        return;
+    }
+    let show = relay.command(&["queue", "show", &id, "--dialogue"]);
+    let words = std::iter::once(show.get_program()).chain(show.get_args()).map(|word| word.to_str().unwrap());
+    let line = format!("stty columns 80; '{}'", words.collect::<Vec<_>>().join("' '"));
+    let mut terminal = Command::new("script");
+    terminal.args(["-q", "-e", "-c", &line, "/dev/null"]);
+    let output = run_to_end(terminal, b"");
+    let shown = String::from_utf8(output.stdout).unwrap().replace('\r', "");
+    assert!(output.status.success() && shown.contains("dialogue of the last failed"), "{shown}");
+    let widest = shown.lines().map(|line| line.chars().count()).max();
+    assert!(widest.is_some_and(|columns| (60..=80).contains(&columns)), "{widest:?}: {shown}");
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let rest = |text: &str| words(text.split_once("recipient you@a.test").unwrap().1);
+    assert!(rest(&shown).starts_with(&rest(&piped)[..20]), "nothing is lost: {shown}");
 }
 
 #[test]

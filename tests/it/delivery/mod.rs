@@ -3,6 +3,7 @@
 mod answers;
 pub mod bdat;
 mod binary;
+mod blocked;
 mod capabilities_missing;
 pub mod connection;
 mod dialogue;

@@ -10,6 +10,7 @@ use rustls::StreamOwned;
 use crate::harness::client;
 use crate::harness::dkim::Keys;
 use crate::harness::fakemx::{Act, At, FakeMx, Opened, SOON, Script};
+use crate::harness::http_client::{address, get, watched};
 use crate::harness::relay::{Config, Relay, World, mail, wait_for};
 use crate::harness::sender::SENDER;
 use postrider::mail::dkim::Algorithm;
@@ -320,7 +321,8 @@ fn two_at_once_share_the_mail_and_none_of_it_goes_twice() {
 fn what_nobody_fetched_bounces_when_its_lifetime_is_over() {
     let mut world = World::new();
     let home = world.host("app.test", Script::new());
-    let mut relay = relay(&world, Config::new().set("queue.lifetime", "\"1s\""));
+    let at = address();
+    let mut relay = relay(&world, watched(Config::new().set("queue.lifetime", "\"1s\""), &[at]));
     relay.submit(SENDER, &["one@shop.test"], &mail("waits"));
     relay.stop();
     relay.wait_until("its lifetime to be over", SOON, |db| {
@@ -336,6 +338,14 @@ fn what_nobody_fetched_bounces_when_its_lifetime_is_over() {
     relay.wait_until_empty();
     assert_eq!(relay.db().ended("one@shop.test").as_deref(), Some("expired"));
     assert_eq!(relay.db().rows("SELECT * FROM stuck", []), [""; 0]);
+    // Its attempt counts as the table has it, and once.
+    let page = get(at, "/metrics").body;
+    for counted in [
+        "postrider_attempts_total{outcome=\"expired\",phase=\"connect\"} 1\n",
+        "postrider_recipients_expired_total{class=\"4xx\"} 1\n",
+    ] {
+        assert!(page.contains(counted), "{counted}: {page}");
+    }
 }
 
 #[test]
