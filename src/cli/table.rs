@@ -215,8 +215,8 @@ fn sum(all: &[Column<'_>], width: impl Fn(&Column<'_>) -> usize) -> usize {
     all.iter().map(width).sum::<usize>() + GAP * all.len().saturating_sub(1)
 }
 
-/// Cuts the heads of numbers, leaves columns out, then takes from the widest of the texts, until it fits or nothing more
-/// can be taken.
+/// Cuts the heads of numbers, leaves columns out, then takes from the widest of the texts, until it fits or nothing
+/// more can be taken.
 fn fit(all: &mut Vec<Column<'_>>, columns: usize) {
     if sum(all, |column| column.width) <= columns {
         return;
