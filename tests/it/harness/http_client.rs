@@ -1,10 +1,10 @@
 //! A client of `[metrics] listen`.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::harness::fakemx::SOON;
-use crate::harness::relay::{Config, free_port};
+use crate::harness::relay::{Config, free_port, wait_for};
 
 /// For a listener of `[metrics]`.
 pub fn address() -> SocketAddr {
@@ -28,12 +28,16 @@ pub struct Answer {
 
 /// GET of a path; panics where there is no answer.
 pub fn get(address: SocketAddr, path: &str) -> Answer {
-    try_get(address, path).unwrap_or_else(|error| panic!("{address}{path}: {error}"))
+    get_with(address, path, "")
 }
 
 /// The same with more fields, each with its line end.
 pub fn get_with(address: SocketAddr, path: &str, fields: &str) -> Answer {
-    ask(address, path, fields).unwrap_or_else(|error| panic!("{address}{path}: {error}"))
+    // A relay that starts listens for mail a moment before it listens here.
+    wait_for(&format!("an answer from {address}{path}"), SOON, || match ask(address, path, fields) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
+        answer => Some(answer.unwrap_or_else(|error| panic!("{address}{path}: {error}"))),
+    })
 }
 
 /// As [`get`]; an error where nobody answers.

@@ -51,6 +51,7 @@ fn it_comes_moves_and_goes_with_the_config_and_a_bad_reload_changes_nothing() {
 fn clients_that_never_end_hold_up_no_end() {
     let address = address();
     let mut relay = Relay::start(watched(Config::new(), &[address]));
+    assert_eq!(get(address, "/livez").status, 200);
     // Each writes before the next one comes: the seventeenth cuts the first one off.
     let begun = |_| {
         let mut client = TcpStream::connect(address).unwrap();
