@@ -110,7 +110,8 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
     if let Some(header) = &shown.header {
         text += "header\n";
         for line in header.lines() {
-            let _ = writeln!(text, "  {}", printable(line.as_bytes()));
+            // What folds a line may be a tab (RFC 5322 §2.2.2).
+            let _ = writeln!(text, "  {}", printable(line.replace('\t', " ").as_bytes()));
         }
     }
     text

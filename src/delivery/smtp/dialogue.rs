@@ -1,9 +1,9 @@
 //! What is said on a connection: for the debug log, and for the record of an attempt that fails.
 //!
-//! Each line has its milliseconds since the connection stood. Of the content there is only its length, and what is said
-//! to log in is shown as "…" (`login.rs`, `login/words.rs`). Of a connection that carries several messages it has the opening and
-//! the message that is on its way. It is written into buffers that the connection keeps, for every message: a delivery
-//! that goes well costs the copying of some short lines, and no text is made of it.
+//! Each line has its milliseconds since the connection stood. Of the content there is only its length, and what is
+//! said to log in is shown as "…" (`login.rs`, `login/words.rs`). Of a connection that carries several messages it has
+//! the opening and the message that is on its way. It is written into buffers that the connection keeps, for every
+//! message: a delivery that goes well costs the copying of some short lines, and no text is made of it.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;

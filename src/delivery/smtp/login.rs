@@ -1,8 +1,8 @@
 //! Logging in at a relay (RFC 4954).
 //!
 //! The exchanges are pure (`mechanism.rs`, `scram.rs`), and so is the choice of the mechanism after a refusal
-//! (`fallback.rs`); secrets come from `secrets.rs`, and what was said is never shown again (`words.rs`). Here they meet the
-//! connection.
+//! (`fallback.rs`); secrets come from `secrets.rs`, and what was said is never shown again (`words.rs`). Here they
+//! meet the connection.
 //!
 //! After a host refused the secret, it is fetched again. If it is another one now (a renewed token, a changed
 //! password), that one is tried, once. Otherwise the login has failed, which never bounces mail: it waits, and the

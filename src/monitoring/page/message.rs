@@ -49,9 +49,9 @@ pub(super) fn body(shown: &Shown, dialogues: &[DialogueLine], now: i64) -> Html 
     said(&mut html, dialogues);
     if let Some(header) = &shown.header {
         html.raw("<section><h2>Header</h2><pre>");
-        // Line by line: what ends a line is the only control that is kept.
+        // Line by line: what ends a line is the only control that is kept, and what folds it may be a tab.
         for line in header.lines() {
-            html.text(line).raw("\n");
+            html.text(&line.replace('\t', " ")).raw("\n");
         }
         html.raw("</pre></section>");
     }

@@ -2,10 +2,10 @@
 //!
 //! Hosts quote commands that they do not know, and a line in echo mode says all of them again. Replies go to the log,
 //! the queue, a bounce: so each passes here where it is read (`reply_reader.rs`), from the first AUTH on until the
-//! connection ends, also the one that is no reply. One that repeats anything loses its text, but not its codes. What it
-//! must not repeat: the secret, its base 64 (at each of the three places of a byte), each response as it was sent, and
-//! the last word of a response, which is what a proof or digest is. A repetition is eight characters in a row, line ends
-//! and blanks left out, in any case of letters; or all of what is shorter.
+//! connection ends, also the one that is no reply. One that repeats anything loses its text, but not its codes. What
+//! it must not repeat: the secret, its base 64 (at each of the three places of a byte), each response as it was sent,
+//! and the last word of a response, which is what a proof or digest is. A repetition is eight characters in a row,
+//! line ends and blanks left out, in any case of letters; or all of what is shorter.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -44,7 +44,7 @@ impl LoginWords {
             // What a byte before or behind it has a share in is of no use.
             let encoded = STANDARD_NO_PAD.encode([&[0; 2][..place], secret.as_bytes()].concat());
             let begin = [0, 2, 3][place].min(encoded.len());
-            let end = encoded.len() - usize::from((place + secret.len()) % 3 != 0);
+            let end = encoded.len() - usize::from(!(place + secret.len()).is_multiple_of(3));
             self.add_base64(&encoded[begin..end.max(begin)]);
         }
         self.runs.sort_unstable();
