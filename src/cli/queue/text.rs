@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::{more, suspend};
 use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
+use crate::mail::mark_of;
 use crate::queue::admin::{
     DialogueLine, End, Envelope, FailureLine, FinishedMessage, KickLine, Line, OldestLine, Shown,
     ShownLabels, ShownRecipient, StoryLine, Summary, Try,
@@ -23,6 +24,9 @@ const RECIPIENTS_NAMED: usize = 5;
 pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
+    }
+    if lines.iter().all(|line| line.finished.is_some()) {
+        return list_of_finished(lines, look);
     }
     let rows = lines.iter().map(|line| {
         vec![
@@ -47,6 +51,37 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     text
 }
 
+/// When each was finished, and which host said the last word.
+fn list_of_finished(lines: &[Line], look: Look) -> String {
+    let rows = lines.iter().map(|line| {
+        vec![
+            line.queue_id.clone(),
+            or_dash(&line.finished),
+            age(line.age),
+            line.size.to_string(),
+            line.state.clone(),
+            line.attempts.to_string(),
+            format!("<{}>", line.sender),
+            line.recipient.clone(),
+            or_dash(&line.last_mx),
+            reply_words(line),
+        ]
+    });
+    let head = [
+        "ID",
+        "FINISHED (UTC)",
+        "TOOK",
+        "SIZE",
+        "STATE",
+        "TRIES",
+        "SENDER",
+        "RECIPIENT",
+        "HOST",
+        "LAST REPLY",
+    ];
+    table(look, &head, rows.collect())
+}
+
 /// What is known of a message that is all finished.
 fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
     [
@@ -61,7 +96,7 @@ fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
 /// What was said of it, or else of its destination.
 fn reply_words(line: &Line) -> String {
     match (&line.last_reply, &line.lane_reply) {
-        (Some(reply), _) => reply.clone(),
+        (Some(reply), _) => format!("{}{reply}", mark_of(line.reply_source.as_deref().unwrap_or_default())),
         (None, Some(reply)) => format!("(its destination) {reply}"),
         (None, None) => String::new(),
     }
@@ -129,7 +164,7 @@ fn recipient(ShownRecipient { line, end, suspended, tries }: &ShownRecipient, no
         let _ = writeln!(text, "  suspended: {}", printable(one.words().as_bytes()));
     }
     if let Some(reply) = &line.last_reply {
-        let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
+        let whose = mark_of(line.reply_source.as_deref().unwrap_or_default());
         let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
     }
     if let Some(reply) = &line.lane_reply {
@@ -423,6 +458,7 @@ mod tests {
             reply_source: None,
             received: String::new(),
             age: 0,
+            finished: None,
             size: 0,
             id: 0,
         };
