@@ -52,7 +52,7 @@ pub struct DomainCount {
     pub domain: String,
     /// Recipients.
     pub recipients: u64,
-    /// Those of them that are due, whatever their lane does.
+    /// Those of them that are due and not suspended, whatever their lane does.
     pub due: u64,
     /// When the first of these came due, or the last backoff of its lane ended, if that was later. Unix seconds.
     pub due_since: Option<i64>,

@@ -9,9 +9,9 @@ pub struct DomainWaiting {
     pub waiting: u64,
     /// Of these, held.
     pub held: u64,
-    /// Of these, due by their own time.
+    /// Of these, due by their own time and not suspended.
     pub due: u64,
-    /// The first time at which one of them is due, Unix seconds; none: all are held.
+    /// The first time at which one of them that is not suspended is due, Unix seconds; none: all are held or suspended.
     pub next_attempt_at: Option<i64>,
     /// When the first of them came, Unix seconds.
     pub oldest: i64,

@@ -8,6 +8,7 @@ mod atrn_claims;
 pub mod lanes;
 pub(crate) mod reader;
 pub mod retry;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -16,11 +16,10 @@ use crate::queue::{
 };
 
 use super::lanes::{Lanes, Refill, just_before};
+use super::sweep::Sweep;
 
 /// How often recipients past their lifetime are looked for.
 const EXPIRY_SECS: i64 = 60;
-/// How often the sweep runs, and how long a recipient must be overdue before the sweep counts it.
-const SWEEP_SECS: i64 = 60;
 
 /// Jobs that only bounce and wait in memory, beyond which no more are read; a look adds a page of recipients.
 const EXPIRED_JOBS_MAX: usize = 5_000;
@@ -73,9 +72,7 @@ pub(crate) struct Reader {
     /// How far the search for recipients that bounce without a further try has come, while it runs.
     expiry: Option<ExpiryCursor>,
     next_expiry: i64,
-    /// The last domain that the sweep looked at, while it runs.
-    sweep: Option<String>,
-    next_sweep: i64,
+    sweep: Sweep,
     /// Another process wrote to the database. A lane whose row it deleted no longer backs off.
     backoffs_changed: bool,
     /// The same, perhaps to `suspensions`.
@@ -84,7 +81,7 @@ pub(crate) struct Reader {
     looked_at: Moment,
 }
 
-fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
+pub(super) fn lock(lanes: &Mutex<Lanes>) -> MutexGuard<'_, Lanes> {
     lanes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,8 +95,7 @@ impl Reader {
             survey: None,
             expiry: None,
             next_expiry: i64::MIN,
-            sweep: None,
-            next_sweep: at.steady + SWEEP_SECS,
+            sweep: Sweep::new(at.steady),
             backoffs_changed: false,
             suspensions_changed: false,
             looked_at: at,
@@ -114,7 +110,7 @@ impl Reader {
             return Duration::ZERO;
         }
         let wakes = self.next_due <= at.now || lanes.next_wake().is_some_and(|wake| wake <= at.steady);
-        if wakes || self.sweep.is_some() || self.expiry.is_some() {
+        if wakes || self.sweep.is_running() || self.expiry.is_some() {
             Duration::from_millis(50)
         } else {
             Duration::MAX
@@ -199,7 +195,7 @@ impl Reader {
         let set_back_from = (before.saturating_sub(now) > STEP_SECS).then_some(before);
         if before.abs_diff(now) > STEP_SECS.unsigned_abs() {
             // What is long overdue by the new time only is no bug.
-            (self.sweep, self.next_sweep) = (None, steady + SWEEP_SECS);
+            self.sweep = Sweep::new(steady);
         }
         if self.backoffs_changed {
             let rows = rows.backoffs()?;
@@ -240,13 +236,9 @@ impl Reader {
             self.expiry = found.searched;
             lock(lanes).add_expired(found.due, steady);
         }
-        if self.next_sweep <= steady {
-            self.next_sweep = steady + SWEEP_SECS;
-            self.sweep.get_or_insert_default();
-        }
         // While the survey runs, a recipient that no lane accounts for is no bug.
-        if let Some(after) = self.sweep.take_if(|_| self.survey.is_none()) {
-            (self.sweep, looked.forgotten) = sweep(rows, lanes, self.portions, &after, at)?;
+        if self.survey.is_none() {
+            looked.forgotten = self.sweep.step(rows, lanes, self.portions, at)?;
         }
         Ok(looked)
     }
@@ -429,38 +421,6 @@ pub(super) fn rows_of_lanes(
         }
     }
     Ok(searches.into_iter().map(Search::ended).collect())
-}
-
-/// Checks, from the database alone, that every recipient long overdue is accounted for. One that is not is put in
-/// line and counted. Each call checks a part of the domains, and passes over domains whose lane is about to read.
-fn sweep(
-    rows: &dyn Reads,
-    lanes: &Mutex<Lanes>,
-    portions: Portions,
-    after: &str,
-    Moment { now, steady }: Moment,
-) -> Result<(Option<String>, usize), QueueError> {
-    let found = rows.due_domains(after, now - SWEEP_SECS, portions.domains)?;
-    let mut forgotten = 0usize;
-    for (domain, _) in &found.due {
-        let known = {
-            let lanes = lock(lanes);
-            if lanes.will_read(domain) {
-                continue;
-            }
-            lanes.known_of(domain)
-        };
-        // This reads all rows in memory and a page more. If even more were lost, the next sweep finds them.
-        let overdue = rows.due_in_domain(domain, None, now - SWEEP_SECS, known + portions.page)?;
-        let mut lanes = lock(lanes);
-        for due in overdue {
-            if !lanes.accounts_for(&due) {
-                forgotten += 1;
-                lanes.add(due, steady);
-            }
-        }
-    }
-    Ok((found.searched, forgotten))
 }
 
 /// Where the next page begins; none after the last page.

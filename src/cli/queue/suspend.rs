@@ -103,11 +103,21 @@ pub(super) struct ResumeArgs {
 }
 
 fn user(text: &str) -> Result<Whose, String> {
+    in_full(text)?;
     Whose::from_words("user", text).ok_or_else(|| "name a user".to_owned())
 }
 
 fn tag(text: &str) -> Result<Whose, String> {
+    in_full(text)?;
     Whose::from_words("tag", text).ok_or_else(|| "name a tag".to_owned())
+}
+
+/// Filters take a pattern; who types one here would believe that the mail stands still.
+fn in_full(text: &str) -> Result<(), String> {
+    match text.contains('*') {
+        true => Err("* is no pattern here: give the whole name, once for each".to_owned()),
+        false => Ok(()),
+    }
 }
 
 fn seconds(text: &str) -> Result<i64, String> {
@@ -185,7 +195,7 @@ pub(super) fn list(rows: &[SuspensionLine], look: Look) -> String {
             row.value.clone(),
             row.recipients.to_string(),
             or_dash(&row.since),
-            row.until.clone().unwrap_or_else(|| "resumed".to_owned()),
+            or_dash(&row.until),
             row.login.clone(),
             or_dash(&row.reason),
         ]

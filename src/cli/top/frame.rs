@@ -219,6 +219,7 @@ fn lane_cells(lane: &LaneLine, view: &View, is_wide: bool) -> Vec<String> {
         (None, Some(who), _) => format!("to be fetched: {who}"),
         (None, None, _) if lane.due > 0 => "due".to_owned(),
         (None, None, Some(next)) => format!("next try in {}", age(next - view.now)),
+        (None, None, None) if lane.held < lane.waiting => "suspended".to_owned(),
         (None, None, None) => "held".to_owned(),
     };
     let (name, waiting) = (lane.lane.clone(), lane.waiting.to_string());

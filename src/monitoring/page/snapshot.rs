@@ -101,7 +101,7 @@ pub struct LaneLine {
     pub waiting: u64,
     /// Of these, held.
     pub held: u64,
-    /// Of these, due by their own time.
+    /// Of these, due by their own time and not suspended.
     pub due: u64,
     /// The first time at which one of them is due, Unix seconds.
     pub next_attempt_at: Option<i64>,

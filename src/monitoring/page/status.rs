@@ -168,6 +168,10 @@ fn why(html: &mut Html, lane: &LaneLine, (busy, limit): (usize, usize), now: i64
     if let Some(next) = lane.next_attempt_at.filter(|next| is_out && *next > now) {
         words.push(format!("next try in {}", span(next - now)));
     }
+    // Of what is neither held nor suspended something is due or has a time.
+    if is_out && lane.next_attempt_at.is_none() && lane.held < lane.waiting {
+        words.push("the rest suspended".to_owned());
+    }
     words.push(format!("oldest {}", span(now - lane.oldest)));
     html.text(&words.join(" \u{b7} ")).raw("</p>");
     if let Some((_, _, reply)) = &lane.backoff {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, params};
 use crate::queue::gauge_rows::{AGE_BOUNDS_SECS, AgeCounts, CountFrom, DomainCount, SmallCounts};
 use crate::queue::{MessageId, RecipientId};
 
-use super::odd;
+use super::{odd, suspensions};
 
 /// Rows that a statement looks at: some ten milliseconds.
 const ROWS: i64 = 20_000;
@@ -19,12 +19,12 @@ const RECIPIENTS: &str = "
     SELECT state, (age >= ?3) + (age >= ?4) + (age >= ?5) + (age >= ?6), count(*), max(id)
     FROM (SELECT id, state, ?7 - message_id / 1000000 AS age FROM recipients WHERE id > ?1 ORDER BY id LIMIT ?2)
     GROUP BY 1, 2";
-/// Along the index, which has all that is asked for; a lane is looked up once for each domain.
+/// Along the index, which has all that is asked for but what is suspended; a lane is looked up once for each domain.
 pub(super) const DOMAINS: &str = "
     SELECT d.domain, d.recipients, d.due, max(d.oldest, coalesce(l.backoff_until, 0)), l.backoff_until > ?1,
            EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain)
-    FROM (SELECT domain, count(*) AS recipients, sum(state = 'queued' AND next_attempt_at <= ?1) AS due,
-                 min(CASE WHEN state = 'queued' AND next_attempt_at <= ?1 THEN next_attempt_at END) AS oldest
+    FROM (SELECT domain, count(*) AS recipients, sum(state = 'queued' AND next_attempt_at <= ?1 AND NOT is_suspended) AS due,
+                 min(CASE WHEN state = 'queued' AND next_attempt_at <= ?1 AND NOT is_suspended THEN next_attempt_at END) AS oldest
           FROM recipients WHERE domain > ?2 GROUP BY domain ORDER BY domain LIMIT ?3) d
     LEFT JOIN backoffs l ON d.due > 0
         AND l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)";
@@ -76,7 +76,7 @@ fn recipients(conn: &Connection, after: RecipientId, now: i64) -> Result<(AgeCou
 
 /// See [`crate::queue::Reads::count_by_domain`].
 pub(super) fn by_domain(conn: &Connection, after: &str, now: i64, limit: usize) -> Result<Vec<DomainCount>> {
-    conn.prepare_cached(DOMAINS)?
+    conn.prepare_cached(&suspensions::if_any(conn, DOMAINS)?)?
         .query_map(params![now, after, limit as i64], |row| {
             Ok(DomainCount {
                 domain: odd::get(row, 0)?,

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, Result, Row, ToSql, params};
 
 use crate::queue::admin_rows::SuspensionLine;
+use crate::queue::shared::now_us;
 use crate::queue::suspension::{SUSPENSIONS_MAX, Suspension, Whose};
 
 use super::odd;
@@ -11,6 +12,29 @@ use super::settle::TIME_MAX;
 const ROWS: &str = "SELECT kind, value, since, until, reason, login FROM suspensions";
 /// Those that count at ?1.
 const IS_ON: &str = "(until IS NULL OR until > ?1)";
+/// Of a row of `recipients`: as the view `suspended` has it, in a few look-ups however many suspensions there are; only
+/// those for all below a domain are walked. To be asked where there are some ([`if_any`]).
+const IS_SUSPENDED: &str = "
+    (recipients.state = 'queued' AND recipients.bounce_requested_at IS NULL AND (
+        EXISTS (SELECT 1 FROM suspensions s WHERE s.kind = 'domain' AND s.value IN (recipients.domain, '*')
+                    AND (s.until IS NULL OR s.until > unixepoch()))
+        OR EXISTS (SELECT 1 FROM suspensions s WHERE s.kind = 'domain' AND s.value > '*.' AND s.value < '*/'
+                       AND (s.until IS NULL OR s.until > unixepoch())
+                       AND length(recipients.domain) >= length(s.value)
+                       AND substr(recipients.domain, 1 - length(s.value)) = substr(s.value, 2))
+        OR EXISTS (SELECT 1 FROM messages m CROSS JOIN suspensions s
+                   WHERE m.id = recipients.message_id AND s.kind = 'user' AND s.value = m.user
+                       AND (s.until IS NULL OR s.until > unixepoch()))
+        OR EXISTS (SELECT 1 FROM messages m CROSS JOIN suspensions s
+                   WHERE m.id = recipients.message_id AND s.kind = 'tag' AND s.value = m.tag
+                       AND (s.until IS NULL OR s.until > unixepoch()))))";
+
+/// The SQL with what its word `is_suspended` stands for; where nothing is suspended, that costs nothing.
+pub(super) fn if_any(conn: &Connection, sql: &str) -> Result<String> {
+    let is_any = count(conn, now_us() / 1_000_000)? > 0;
+    Ok(sql.replace("is_suspended", if is_any { IS_SUSPENDED } else { "false" }))
+}
+
 /// How long a row outlives its end.
 const OVER_SECS: i64 = 86_400;
 

@@ -269,11 +269,6 @@ impl Lanes {
             || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
     }
 
-    /// How many recipients of a domain may be in line or in flight.
-    pub fn known_of(&self, domain: &Domain) -> usize {
-        self.lanes.get(&self.lane_of(domain)).map_or(0, |lane| lane.waiting.len() + lane.recipients_in_flight)
-    }
-
     /// Whether a due recipient is accounted for: in line, in flight, to be fetched, suspended, or left to a lane that
     /// reads it.
     pub fn accounts_for(&self, due: &Due) -> bool {

@@ -97,6 +97,40 @@ fn what_stands_behind_many_suspended_in_its_lane_is_found_and_then_nothing_more_
     }
 }
 
+/// Suspended ones in many domains, in one of them more than the sweep reads in a minute. A fault has lost two of `app`:
+/// one that stands behind those in its domain, and one in the last domain.
+#[test]
+fn the_sweep_reads_little_in_a_look_and_finds_who_is_forgotten_behind_all_that_is_suspended() {
+    const PAGE: usize = 10;
+    let in_many = (1..=1_000).map(|id| of("bulk", id, &format!("d{}.test", id % 200)));
+    let in_one = (1_001..=2_500).map(|id| of("bulk", id, "big.test"));
+    let mut room = Room::new(Routes::default(), in_many.chain(in_one));
+    let portions = Portions { page: PAGE, domains: 50, ..Portions::default() };
+    room.reader = Reader::new(portions, at(NOW));
+    room.suspend(vec![suspension(bulk(), None)]);
+    room.settle(NOW);
+    let lost = [of("app", 3_000, "big.test"), of("app", 3_001, "z.test")];
+    room.queue.rows.borrow_mut().extend(lost.map(|due| (due.cursor(), due)));
+    room.queue.given.take();
+    let (mut found, mut read_by_minute) = (0, Vec::new());
+    for minute in 1..=3 {
+        let mut in_minute = 0;
+        for _ in 0..1_000 {
+            let at = at(NOW + minute * 61);
+            found += room.reader.look(&room.queue, &room.lanes, &|| {}, at, &NOTHING_OVER).unwrap().forgotten;
+            // Little, so that what happens meanwhile is heard.
+            let read = room.queue.given.take();
+            assert!(read < 2 * PAGE, "{read} rows in a look");
+            in_minute += read;
+        }
+        read_by_minute.push(in_minute);
+    }
+    assert_eq!(found, 2, "{read_by_minute:?}");
+    assert!(read_by_minute.iter().all(|read| *read < 102 * PAGE), "{read_by_minute:?}");
+    assert!(read_by_minute[1] > 90 * PAGE, "the second minute goes on where the first one ended");
+    assert_eq!(room.deliver(NOW + 300), [3_000, 3_001]);
+}
+
 /// The lane has more than its window, in two priorities, and suspended ones between them; one is requeued.
 #[test]
 fn no_one_is_lost_between_suspended_ones_and_what_comes_meanwhile() {

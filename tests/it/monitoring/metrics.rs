@@ -139,7 +139,14 @@ const ODD_ROWS: &str = "
         VALUES ('192.0.2.7', '', 9, unixepoch(), 4000000000), ('192.0.2.8', '', 9, 0, 1);
     INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, require_tls)
         VALUES ('x@y.test', 'x@y.test', 4000000000, 'x', 'you@a.test', 'failed', 0);
-    UPDATE recipients SET state = 'held' WHERE address = 'held@shop.test';";
+    UPDATE recipients SET state = 'held' WHERE address = 'held@shop.test';
+    -- Due for a day, and suspended by its user or with its domain's parent.
+    INSERT INTO suspensions (kind, value) VALUES ('domain', '*.stopped.test');
+    INSERT INTO messages (id, queue_id, sender, user, received_at, expires_at, size, body, smtputf8)
+        VALUES (unixepoch() * 1000000, 'stopped', '', 'two', unixepoch(), 4000000000, 0, '7bit', 0);
+    INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
+        SELECT m.id + length(d.column1), m.id, 'you@' || d.column1, d.column1, unixepoch() - 86400
+        FROM messages m, (VALUES ('by-user.test'), ('a.stopped.test')) d WHERE m.queue_id = 'stopped';";
 
 /// Series of a text in either format.
 fn parse(text: &str) -> Scrape {
@@ -241,7 +248,7 @@ fn every_gauge_is_what_its_select_says() {
         ("postrider_hosts_throttled", 2.0),
         ("postrider_hosts_with_workarounds", 1.0),
         ("postrider_login_locks", 1.0),
-        ("postrider_suspensions", 2.0),
+        ("postrider_suspensions", 3.0),
         ("postrider_ready", 1.0),
         ("postrider_config_generation", 1.0),
         ("postrider_log_lines_dropped_total", 0.0),

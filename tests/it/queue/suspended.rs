@@ -144,6 +144,8 @@ fn what_is_not_suspended_cannot_be_resumed_and_what_no_one_can_mean_is_refused()
         &["suspend"][..],
         &["suspend", "--domain", "a b"],
         &["suspend", "--user", ""],
+        &["suspend", "--user", "*"],
+        &["suspend", "--tag", "letter*"],
         &["suspend", "--tag", "x", "--for", "0s"],
         &["suspend", "--tag", "x", "--user", "y"],
         &["suspend", "--tag", "x", "--reason", "two\nlines"],

@@ -43,11 +43,8 @@ pub(super) fn count(conn: &Connection, filter: &Filter) -> Result<i64> {
 /// See [`crate::queue::AdminStore::suspended_of`].
 pub(super) fn count_suspended(conn: &Connection, filter: &Filter) -> Result<i64> {
     let condition = Condition::of(filter);
-    let sql = format!(
-        "SELECT count(*) FROM recipients WHERE {}
-         AND {IS_SUSPENDED}",
-        condition.where_sql()
-    );
+    let sql = format!("SELECT count(*) FROM recipients WHERE {} AND is_suspended", condition.where_sql());
+    let sql = suspensions::if_any(conn, &sql)?;
     conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
 }
 
@@ -180,9 +177,7 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
     })?;
     let now = now_us() / 1_000_000;
     let suspensions = suspensions::count(conn, now)?;
-    // Asked of each recipient only where there are some.
-    let is_suspended = if suspensions > 0 { IS_SUSPENDED } else { "false" };
-    let waiting = WAITING.replace("is_suspended", is_suspended);
+    let waiting = suspensions::if_any(conn, WAITING)?;
     let sql = format!("{waiting} WHERE {} GROUP BY domain) d)", condition.where_sql());
     let (recipients, held, due, backing_off, to_fetch, domains_total, suspended) =
         conn.query_row(&sql, params_from_iter(&condition.values), |row| {
@@ -227,8 +222,8 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
 
 /// Which rows of `backoffs` are backoffs: those for ATRN are not.
 const BACKS_OFF: &str = "backoff_until > unixepoch() AND lane NOT LIKE 'atrn:%'";
-/// By domain first: a lane is looked up once for each. To be ended by a WHERE and `GROUP BY domain) d)`, with
-/// what `is_suspended` is. Recipients, held, due, backing off, to be fetched, domains, suspended.
+/// By domain first: a lane is looked up once for each. To be ended by a WHERE and `GROUP BY domain) d)`.
+/// Recipients, held, due, backing off, to be fetched, domains, suspended.
 const WAITING: &str = "
     SELECT coalesce(sum(total), 0), coalesce(sum(held), 0), coalesce(sum(iif(is_fetched OR backs_off, 0, due)), 0),
            coalesce(sum(iif(backs_off AND NOT is_fetched, due, 0)), 0),
@@ -241,9 +236,6 @@ const WAITING: &str = "
           FROM (SELECT domain, count(*) AS total, sum(state = 'held') AS held, sum(is_suspended) AS suspended,
                        sum(state = 'queued' AND next_attempt_at <= unixepoch() AND NOT is_suspended) AS due
                 FROM recipients";
-
-/// Of a row of `recipients`.
-const IS_SUSPENDED: &str = "EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_id = recipients.id)";
 
 /// The columns of [`Line`], its message's and its own id behind them.
 pub(super) const QUEUE_LINES: &str =

@@ -9,14 +9,14 @@ use crate::kit::text::utc;
 use crate::queue::overview_rows::{
     DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
 };
-use crate::queue::sqlite::odd;
+use crate::queue::sqlite::{odd, suspensions};
 
 use super::reasons::Reasons;
 
-/// One walk along an index that has all of it: a recipient's id is the time at which it came.
+/// One walk along an index that has all of it but what is suspended: a recipient's id is the time at which it came.
 const BY_DOMAIN: &str = "
-    SELECT domain, count(*), sum(state = 'held'), sum(state = 'queued' AND next_attempt_at <= unixepoch()),
-           min(CASE WHEN state = 'queued' THEN next_attempt_at END), min(id) / 1000000
+    SELECT domain, count(*), sum(state = 'held'), sum(state = 'queued' AND next_attempt_at <= unixepoch() AND NOT is_suspended),
+           min(CASE WHEN state = 'queued' AND NOT is_suspended THEN next_attempt_at END), min(id) / 1000000
     FROM recipients GROUP BY domain";
 
 /// A recipient waits or is finished, never both. ?1: the first minute.
@@ -48,7 +48,7 @@ pub(super) fn by_domain(conn: &Connection) -> Result<Vec<DomainWaiting>> {
             oldest: odd::int(row, 5)?.unwrap_or(0),
         })
     };
-    conn.prepare(BY_DOMAIN)?.query_map([], row)?.collect()
+    conn.prepare(&suspensions::if_any(conn, BY_DOMAIN)?)?.query_map([], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::by_minute`].
