@@ -165,6 +165,7 @@ CREATE TABLE dialogues (
     message_id INTEGER NOT NULL,
     dialogue   TEXT NOT NULL
 ) STRICT;
+CREATE INDEX dialogues_of_message ON dialogues (message_id); -- and to count them without their texts
 
 -- The whole of replies longer than 512 bytes, each text once. The last 1,000 are kept.
 CREATE TABLE replies (

@@ -245,7 +245,7 @@ pub struct StoryLine {
     pub words: String,
 }
 
-/// What was said in the last failed attempt of some recipients of a message.
+/// What was said in the last failed attempt of some recipients of a message in which anything was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DialogueLine {
     /// When the attempt began, UTC.
@@ -254,6 +254,8 @@ pub struct DialogueLine {
     pub recipients: Vec<String>,
     /// Line by line.
     pub dialogue: String,
+    /// A later one failed before anything was said (in DNS, say): when, where and why.
+    pub later: Option<String>,
 }
 
 /// A recipient with its tries.

@@ -164,12 +164,17 @@ fn suspend(admin: &Admin, args: &SuspendArgs, now: i64) -> Result<String, QueueC
 
 fn resume(admin: &Admin, args: &ResumeArgs) -> Result<String, QueueCommandError> {
     let whose = args.whose.whose();
+    let resumed = match whose {
+        Some(whose) => vec![whose.clone()],
+        None => admin.suspended_now()?.into_iter().map(|row| row.whose).collect(),
+    };
     let count = admin.resume(whose)?;
     if count == 0 {
         let not_suspended = |whose: &Whose| QueueCommandError::NotSuspended(whose.clone());
         return Err(whose.map_or(QueueCommandError::NothingSuspended, not_suspended));
     }
-    record(admin, "resume", whose.map_or_else(|| "all".to_owned(), ToString::to_string), count);
+    // Each by itself, so that a message's story has what it waited behind, and nothing else.
+    resumed.iter().for_each(|one| record(admin, "resume", one.to_string(), 1));
     if args.json {
         return Ok(json_line(&serde_json::json!({ "action": "resume", "suspensions": count })));
     }

@@ -145,7 +145,8 @@ pub(super) fn show(shown: &Shown, now: i64) -> String {
     if let Some(header) = &shown.header {
         text += "header\n";
         for line in header.lines() {
-            let _ = writeln!(text, "  {}", printable(line.as_bytes()));
+            // What folds a line may be a tab (RFC 5322 §2.2.2).
+            let _ = writeln!(text, "  {}", printable(line.replace('\t', " ").as_bytes()));
         }
     }
     text
@@ -223,14 +224,18 @@ pub(super) fn dialogues(lines: &[DialogueLine]) -> String {
         return "dialogue: none is kept of a failed attempt\n".to_owned();
     }
     let mut text = String::new();
-    for DialogueLine { at, recipients, dialogue } in lines {
+    for DialogueLine { at, recipients, dialogue, later } in lines {
         let whom = recipients.iter().take(RECIPIENTS_NAMED).map(|one| printable(one.as_bytes()));
         let whom = whom.collect::<Vec<_>>().join(", ");
         let more = match recipients.len().saturating_sub(RECIPIENTS_NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let _ = writeln!(text, "dialogue of the last failed attempt, {at} UTC, for {whom}{more}");
+        let which = if later.is_some() { "an earlier" } else { "the last" };
+        let _ = writeln!(text, "dialogue of {which} failed attempt, {at} UTC, for {whom}{more}");
+        if let Some(later) = later {
+            let _ = writeln!(text, "  (of the last there is none: {})", printable(later.as_bytes()));
+        }
         for line in dialogue.lines() {
             let _ = writeln!(text, "  {}", printable(line.as_bytes()));
         }

@@ -253,8 +253,7 @@ impl Connection {
         }
     }
 
-    /// Sends one command and reads its reply. `shown` stands for what nobody must read in the log or the dialogue; what
-    /// of that the reply repeats is no longer in it.
+    /// Sends one command and reads its reply. `shown` stands for what nobody must read in the log or the dialogue.
     pub(in crate::delivery) fn ask(
         &mut self,
         phase: Phase,
@@ -266,26 +265,13 @@ impl Connection {
             return Err(Fault::OutOfTurn);
         }
         self.dialogue.sent(shown.unwrap_or(command).trim_end());
-        let timeouts = Stage::of(phase).timeouts(self.reply_timeout, deadline);
-        self.wire.send(command.as_bytes(), timeouts)?;
-        match shown {
-            None => self.hear(phase, deadline),
-            Some(_) => self.hear_but(phase, command, deadline),
-        }
+        self.wire.send(command.as_bytes(), Stage::of(phase).timeouts(self.reply_timeout, deadline))?;
+        self.hear(phase, deadline)
     }
 
     /// Reads the reply that the host owes in `phase`.
     pub(in crate::delivery) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, Fault> {
-        self.hear_but(phase, "", deadline)
-    }
-
-    /// The same; what of the reply repeats the secret at the end of `command` is left out.
-    fn hear_but(&mut self, phase: Phase, command: &str, deadline: Instant) -> Result<Reply, Fault> {
         let reply = self.wire.reply(Stage::of(phase).timeouts(self.reply_timeout, deadline))?;
-        let reply = match without_secret(&reply.text, command) {
-            Some(text) => reply.with_text(text),
-            None => reply,
-        };
         self.dialogue.heard(&reply);
         Ok(match phase {
             // What they say is more than an answer to be quoted.
@@ -293,33 +279,6 @@ impl Connection {
             _ => reply.cut(WORDS_BYTES_MAX),
         })
     }
-}
-
-/// A text without what it repeats of the last word of a command, from eight characters on: hosts quote commands that
-/// they do not know, in part or in other letters. None: it repeats nothing.
-fn without_secret(text: &str, command: &str) -> Option<String> {
-    let secret = command.split_ascii_whitespace().last()?.as_bytes();
-    let same = |at: usize| {
-        let pairs = text.as_bytes()[at..].iter().zip(secret);
-        pairs.take_while(|(one, other)| one.eq_ignore_ascii_case(other)).count()
-    };
-    let (mut shown, mut at, mut is_changed) = (String::new(), 0, false);
-    while let Some(next) = text[at..].chars().next() {
-        match same(at) {
-            count @ 8.. => {
-                shown.push('…');
-                // All that may still be of it: in base64 it has no spaces.
-                let is_rest = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-                let rest = text.as_bytes()[at + count..].iter().take_while(is_rest).count();
-                (at, is_changed) = (at + count + rest, true);
-            }
-            _ => {
-                shown.push(next);
-                at += next.len_utf8();
-            }
-        }
-    }
-    is_changed.then_some(shown)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What is said on a connection: for the debug log, and for the record of an attempt that fails.
 //!
-//! Each line has its milliseconds since the connection stood. Of the content there is only its length, and what is said
-//! to log in is shown as "…" (`connection.rs`). Of a connection that carries several messages it has the opening and
-//! the message that is on its way. It is written into buffers that the connection keeps, for every message: a delivery
-//! that goes well costs the copying of some short lines, and no text is made of it.
+//! Each line has its milliseconds since the connection stood. Of the content there is only its length, and what is
+//! said to log in is shown as "…" (`login.rs`, `login/words.rs`). Of a connection that carries several messages it has
+//! the opening and the message that is on its way. It is written into buffers that the connection keeps, for every
+//! message: a delivery that goes well costs the copying of some short lines, and no text is made of it.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
 
+use crate::kit::text::printable;
 use crate::mail::reply::first_bytes;
 use crate::mail::{Enhanced, Reply};
 
@@ -67,7 +68,8 @@ impl Dialogue {
 
     /// What happened beside what was said.
     pub(in crate::delivery) fn note(&mut self, what: fmt::Arguments<'_>) {
-        self.write("-- ", None, &what.to_string());
+        // Errors of TLS have names out of the host's certificate.
+        self.write("-- ", None, &printable(what.to_string().as_bytes()));
     }
 
     fn write(&mut self, whose: &str, codes: Option<(u16, char, Option<Enhanced>)>, line: &str) {
@@ -255,6 +257,14 @@ mod tests {
         // One message further it is forgotten.
         dialogue.begin_message();
         assert!(!dialogue.text().contains("RCPT"));
+    }
+
+    #[test]
+    fn what_a_host_puts_into_an_error_makes_no_line() {
+        let mut dialogue = Dialogue::new("mx.a.test".to_owned());
+        dialogue.note(format_args!("TLS: {}", "a\n      3  S: 250 ok\u{1b}[2J"));
+        let text = dialogue.text();
+        assert!(text.lines().count() == 1 && text.ends_with("a\\n      3  S: 250 ok\\x1B[2J\n"), "{text:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Logging in at a relay (RFC 4954).
 //!
 //! The exchanges are pure (`mechanism.rs`, `scram.rs`), and so is the choice of the mechanism after a refusal
-//! (`fallback.rs`); secrets come from `secrets.rs`. Here they meet the connection.
+//! (`fallback.rs`); secrets come from `secrets.rs`, and what was said is never shown again (`words.rs`). Here they
+//! meet the connection.
 //!
 //! After a host refused the secret, it is fetched again. If it is another one now (a renewed token, a changed
 //! password), that one is tried, once. Otherwise the login has failed, which never bounces mail: it waits, and the
@@ -12,6 +13,7 @@ mod mechanism;
 mod scram;
 mod secrets;
 mod token_command;
+mod words;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ use crate::delivery::smtp::wire::Fault;
 use fallback::{AfterRefusal, AuthReply, Candidates};
 use mechanism::{AuthContext, AuthError, Exchange, Identity, Mechanism};
 use secrets::{Secret, Secrets};
+
+pub(in crate::delivery) use words::LoginWords;
 
 /// Challenges in one exchange; SCRAM has three.
 const CHALLENGES_MAX: usize = 4;
@@ -107,6 +111,7 @@ impl Logins {
         secret: &Secret,
         deadline: Instant,
     ) -> Result<(), Failure> {
+        connection.wire.login().begin(secret.expose());
         let offered = connection.capabilities.auth.clone();
         // Without TLS only where the operator wrote `tls = "off"`: otherwise a login never goes in the clear.
         let context = AuthContext {
@@ -171,11 +176,11 @@ fn exchange(
         return Ok(ExchangeEnd::Unusable(ours("the system has no random numbers".to_owned())));
     };
     let mut exchange = Exchange::begin(mechanism, identity, context, nonce);
-    let mut reply = send_auth(connection, mechanism, &mut exchange, deadline)?;
+    let mut reply = send_auth(connection, mechanism, &mut exchange, identity.username, deadline)?;
     let mut challenges = 0;
     while ReplyClass::of(Phase::Auth, reply.code) == ReplyClass::Intermediate {
         challenges += 1;
-        let response = match exchange.answer(&reply.text) {
+        let response = match exchange.answer(&connection.wire.take_challenge()) {
             _ if challenges > CHALLENGES_MAX => {
                 Err(AuthError::Unusable("the host asks without end".to_owned()))
             }
@@ -183,7 +188,9 @@ fn exchange(
         };
         match response {
             Ok(response) => {
-                let line = format!("{}\r\n", STANDARD.encode(&response));
+                let response = STANDARD.encode(&response);
+                connection.wire.login().respond(&response, identity.username);
+                let line = format!("{response}\r\n");
                 reply = connection.ask(Phase::Auth, &line, Some("…"), deadline)?;
             }
             Err(error) => {
@@ -201,7 +208,7 @@ fn exchange(
         return Ok(ExchangeEnd::Impostor(ours(text)));
     }
     if let (false, Some(error)) = (reply.is_positive(), exchange.token_error()) {
-        let text = format!("{} (of the token: {error})", reply.text);
+        let text = format!("{} (of the token: {})", reply.text, connection.wire.login().checked(error));
         reply = reply.with_text(text);
     }
     Ok(ExchangeEnd::Replied(reply))
@@ -212,11 +219,13 @@ fn send_auth(
     connection: &mut Connection,
     mechanism: Mechanism,
     exchange: &mut Exchange,
+    username: &str,
     deadline: Instant,
 ) -> Result<Reply, Fault> {
     let mut command = format!("AUTH {}", mechanism.name());
     let shown = format!("{command} …");
     if let Some(initial) = exchange.initial(COMMAND_BYTES_MAX - command.len() - " \r\n".len()) {
+        connection.wire.login().respond(&initial, username);
         command.push(' ');
         command.push_str(&initial);
     }

@@ -8,6 +8,8 @@
 use crate::kit::text::printable;
 use crate::mail::{Enhanced, Reply, ReplySource};
 
+use crate::delivery::smtp::login::LoginWords;
+
 /// Lines of one reply.
 pub(in crate::delivery) const REPLY_LINES_MAX: usize = 100;
 /// Bytes of one reply, line ends included.
@@ -43,6 +45,10 @@ pub(in crate::delivery) struct ReplyReader {
     lines: usize,
     /// The code of the first of them.
     code: u16,
+    /// What no reply may repeat.
+    login: LoginWords,
+    /// The text of the last 334 in a login.
+    challenge: Option<String>,
 }
 
 impl ReplyReader {
@@ -56,6 +62,16 @@ impl ReplyReader {
         let got = read(&mut self.bytes[had..]);
         self.bytes.truncate(had + got.as_ref().map_or(0, |count| *count.min(&READ_BYTES)));
         got
+    }
+
+    /// What no reply may repeat from now on.
+    pub(in crate::delivery) fn login(&mut self) -> &mut LoginWords {
+        &mut self.login
+    }
+
+    /// The text of the 334 (RFC 4954 §4) that came last: for the mechanism, and for nobody else.
+    pub(in crate::delivery) fn take_challenge(&mut self) -> String {
+        self.challenge.take().unwrap_or_default()
     }
 
     /// Whether there are bytes that are not part of a returned reply.
@@ -74,7 +90,8 @@ impl ReplyReader {
                 return if self.bytes.len() > REPLY_BYTES_MAX { Err(Malformed::TooLong) } else { Ok(None) };
             };
             let end = self.searched + end + 1;
-            let line = ReplyLine::parse(&self.bytes[self.line_at..end])?;
+            let line = ReplyLine::parse(&self.bytes[self.line_at..end]);
+            let line = line.map_err(|malformed| self.as_shown(malformed))?;
             if self.lines > 0 && line.code != self.code {
                 return Err(Malformed::CodeChanged(self.code, line.code));
             }
@@ -89,6 +106,13 @@ impl ReplyReader {
             if last {
                 return Ok(Some(self.take_reply()));
             }
+        }
+    }
+
+    fn as_shown(&self, malformed: Malformed) -> Malformed {
+        match malformed {
+            Malformed::Line(quoted) => Malformed::Line(self.login.checked(quoted).into_owned()),
+            other => other,
         }
     }
 
@@ -110,7 +134,15 @@ impl ReplyReader {
             }
             text.push_str(rest);
         }
-        let reply = Reply { code: self.code, enhanced, text: text.into(), reply_source: ReplySource::Remote };
+        let text = match self.code {
+            // A challenge and its answer are enough to try passwords on, at leisure.
+            334 if self.login.has_begun() => {
+                self.challenge = Some(text);
+                "…".into()
+            }
+            _ => self.login.checked(text),
+        };
+        let reply = Reply { code: self.code, enhanced, text, reply_source: ReplySource::Remote };
         self.bytes.drain(..self.line_at);
         (self.line_at, self.searched, self.lines) = (0, 0, 0);
         reply

@@ -16,6 +16,7 @@ use crate::mail::Reply;
 use crate::sasl::ChannelBinding;
 use crate::sasl::scram::channel_binding;
 
+use crate::delivery::smtp::login::LoginWords;
 use crate::delivery::smtp::reply_reader::{Malformed, ReplyReader};
 use crate::delivery::smtp::stop::{LOOK_EVERY, Stop};
 
@@ -144,6 +145,16 @@ impl Wire {
     /// The local address.
     pub(in crate::delivery) fn source(&self) -> Option<IpAddr> {
         self.tcp.local_addr().ok().map(|local| local.ip())
+    }
+
+    /// What no reply may repeat from now on.
+    pub(in crate::delivery) fn login(&mut self) -> &mut LoginWords {
+        self.replies.login()
+    }
+
+    /// The text of the challenge that came last.
+    pub(in crate::delivery) fn take_challenge(&mut self) -> String {
+        self.replies.take_challenge()
     }
 
     /// The next reply.

@@ -49,9 +49,9 @@ pub(super) fn body(shown: &Shown, dialogues: &[DialogueLine], now: i64) -> Html 
     said(&mut html, dialogues);
     if let Some(header) = &shown.header {
         html.raw("<section><h2>Header</h2><pre>");
-        // Line by line: what ends a line is the only control that is kept.
+        // Line by line: what ends a line is the only control that is kept, and what folds it may be a tab.
         for line in header.lines() {
-            html.text(line).raw("\n");
+            html.text(&line.replace('\t', " ")).raw("\n");
         }
         html.raw("</pre></section>");
     }
@@ -86,7 +86,7 @@ fn said(html: &mut Html, dialogues: &[DialogueLine]) {
         return;
     }
     html.raw("<section><h2>Dialogue of the last failed attempt</h2>");
-    for DialogueLine { at, recipients, dialogue } in dialogues.iter().take(DIALOGUES_MAX) {
+    for DialogueLine { at, recipients, dialogue, later } in dialogues.iter().take(DIALOGUES_MAX) {
         html.raw("<details><summary>").text(at).raw(" UTC \u{b7} ");
         html.text(recipients.first().map_or("", String::as_str));
         let more = recipients.len().saturating_sub(1);
@@ -95,6 +95,9 @@ fn said(html: &mut Html, dialogues: &[DialogueLine]) {
                 " and {}",
                 counted(u64::try_from(more).unwrap_or(u64::MAX), "more recipient")
             ));
+        }
+        if let Some(later) = later {
+            html.text(&format!("; of the last failed attempt there is none ({later})"));
         }
         html.raw("</summary><pre>");
         for line in dialogue.lines() {

@@ -206,6 +206,7 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         at: "2026-01-02 03:00:00".to_owned(),
         recipients: vec![HOSTILE.to_owned(); 3],
         dialogue: format!("{HOSTILE}\n      7  S: 450 {HOSTILE}"),
+        later: Some(HOSTILE.to_owned()),
     };
     let page = message::body(&shown, &vec![dialogue; 30], NOW).into_string();
     assert_harmless(&page, 1000);
@@ -215,7 +216,7 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         "2 attempts \u{b7} next try 2026-01-02 04:00:00 UTC",
         "TLS TLSv1.3 verified (policy dane)",
         "(local) ",
-        " and 2 more recipients</summary><pre>",
+        " and 2 more recipients; of the last failed attempt there is none (",
         "\n      7  S: 450 ",
         "and 10 more attempts: postrider queue show --dialogue",
         "and 50 more recipients: postrider queue show 1K6XQ3V8T4D",

@@ -30,12 +30,14 @@ impl Dialogues {
             .execute(params![id, message.0, text])?;
         let mut at_most = self.at_most.map_or_else(count, |before| Ok(before + 1))?;
         if at_most > DIALOGUES_MAX {
-            let surplus = (count()? - DIALOGUES_MAX + TRIMMED).max(0);
-            conn.execute(
+            // By the index, which has none of the texts.
+            let all = count()?;
+            let surplus = (all - DIALOGUES_MAX + TRIMMED).max(0);
+            let deleted = conn.execute(
                 "DELETE FROM dialogues WHERE id IN (SELECT id FROM dialogues ORDER BY id LIMIT ?1)",
                 [surplus],
             )?;
-            at_most = count()?;
+            at_most = all - deleted as i64;
         }
         self.at_most = Some(at_most);
         Ok(())
@@ -66,23 +68,30 @@ pub(super) fn of_message(conn: &Connection, id: MessageId) -> Result<Vec<Dialogu
              SELECT recipient_id, address FROM history WHERE message_id = ?1),
          last (recipient, address, dialogue) AS (
              SELECT id, address, (SELECT max(dialogue_id) FROM attempts WHERE recipient_id = its.id) FROM its)
-         SELECT d.id, last.address, datetime(a.at, 'unixepoch')
+         SELECT d.id, last.address, datetime(a.at, 'unixepoch'),
+                (SELECT datetime(b.at, 'unixepoch') || ' UTC, ' || b.phase || ': '
+                        || iif(b.reply_source = 'local', '(local) ', '') || b.reply
+                 FROM attempts b WHERE b.recipient_id = a.recipient_id AND b.id > a.id
+                     AND b.outcome NOT IN ('delivered', 'relayed')
+                 ORDER BY b.id DESC LIMIT 1) AS later
          FROM last JOIN dialogues d ON d.id = last.dialogue
              JOIN attempts a ON a.recipient_id = last.recipient AND a.dialogue_id = d.id
-         ORDER BY d.id, last.recipient",
+         ORDER BY d.id, later, last.recipient",
     )?;
     let mut text = conn.prepare("SELECT dialogue FROM dialogues WHERE id = ?1")?;
     let mut rows = last_of_each.query([id.0])?;
     while let Some(row) = rows.next()? {
         let (dialogue, recipient): (i64, String) = (odd::get(row, 0)?, odd::get(row, 1)?);
+        let later: Option<String> = odd::get(row, 3)?;
         match lines.last_mut() {
-            Some((of, line)) if *of == dialogue => line.recipients.push(recipient),
+            Some((of, line)) if *of == dialogue && line.later == later => line.recipients.push(recipient),
             _ => {
                 let dialogue_text = text.query_row([dialogue], |row| odd::get(row, 0))?;
                 let line = DialogueLine {
                     at: odd::get(row, 2)?,
                     recipients: vec![recipient],
                     dialogue: dialogue_text,
+                    later,
                 };
                 lines.push((dialogue, line));
             }

@@ -123,7 +123,7 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
             "suspend|tag bulk|0",
             "suspend|tag bulk|2",
             "resume|user news|1",
-            "resume|all|1"
+            "resume|tag bulk|1"
         ]
     );
 }

@@ -11,7 +11,8 @@ use crate::queue::sqlite::odd;
 
 use super::look::count;
 
-/// Times are to a second: within one, what is said here first came first. A change by people is one that named the
+/// Times are to a second: within one, what is said here first came first, but for a kick, which
+/// comes before the attempt that it caused. A change by people is one that named the
 /// message, one of its recipients' domains, or all, while it was here, or that put a backup in the place of the queue;
 /// or one by a filter (or a suspension), which comes with it in the last column.
 const STORY: &str = "
@@ -33,18 +34,18 @@ const STORY: &str = "
                'from ' || coalesce(client, 'Postrider itself') || coalesce(', user ' || user, '') || ', ' || size
                || ' bytes' AS words, NULL AS filter FROM came
         UNION ALL
-        SELECT a.at, 1, a.id, a.outcome, its.address,
+        SELECT a.at, 2, a.id, a.outcome, its.address,
                coalesce(a.mx || coalesce('[' || a.ip || ']', '') || ', ', '') || a.phase || ': '
                || iif(a.reply_source = 'local', '(local) ', '') || a.reply, NULL
         FROM its JOIN attempts a ON a.recipient_id = its.id
         UNION ALL
-        SELECT at, 2, id, coalesce(kind, 'report'), sender, 'queued as ' || coalesce(
+        SELECT at, 3, id, coalesce(kind, 'report'), sender, 'queued as ' || coalesce(
                    (SELECT queue_id FROM messages m WHERE m.id = reports.id),
                    (SELECT queue_id FROM history h WHERE h.message_id = reports.id LIMIT 1), '(gone)'), NULL
         FROM reports WHERE about = ?1
         UNION ALL
-        SELECT o.at, 3, o.id, o.action, NULL,
-               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || ', recipients: ' || o.count,
+        SELECT o.at, iif(o.action = 'kick', 1, 4), o.id, o.action, NULL,
+               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || iif(o.action = 'resume', '', ', recipients: ' || o.count),
                CASE WHEN o.action IN ('suspend', 'resume') AND o.target LIKE '% %'
                     THEN substr(o.target, 1, instr(o.target, ' ') - 1) || '='
                          || substr(o.target, instr(o.target, ' ') + 1)
@@ -55,7 +56,7 @@ const STORY: &str = "
                 OR o.target LIKE '%=%')
             AND o.action NOT LIKE 'user %'
         UNION ALL
-        SELECT finished_at, 4, recipient_id, state, address, 'finished by the ' || finished_by, NULL
+        SELECT finished_at, 5, recipient_id, state, address, 'finished by the ' || finished_by, NULL
         FROM history WHERE message_id = ?1 AND finished_by IS NOT NULL)
     ORDER BY at, rank, id";
 

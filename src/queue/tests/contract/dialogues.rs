@@ -25,6 +25,16 @@ pub(super) fn what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for(sit
     settle(&[(2, DELIVERED)], "");
     let both = ["c@example.com: S: 451 4.7.1 later", "b@example.com: S: 452 4.2.2 full"];
     assert_eq!(said(), both);
+    // One that failed before anything was said is told of.
+    let later = || -> Vec<Option<String>> {
+        site.place.admin().dialogues(fresh.id).unwrap().into_iter().map(|line| line.later).collect()
+    };
+    assert_eq!(later(), [None, None]);
+    settle(&[(1, NextState::Retry(9))], "");
+    assert_eq!(said(), both);
+    let later = later();
+    assert!(later[0].is_none(), "delivered since: {later:?}");
+    assert!(later[1].as_ref().is_some_and(|later| later.ends_with("451 4.7.1 come back later")), "{later:?}");
     // Of a message that is finished, as of one that waits.
     site.place.admin().remove(&Filter::message(fresh.id)).unwrap();
     assert_eq!(said(), both);
