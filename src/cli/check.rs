@@ -167,7 +167,7 @@ fn look_at(loaded: &Loaded) -> Vec<Finding> {
     findings.extend(postmaster(settings));
     findings.push(database(settings));
     findings.extend(disk(settings));
-    findings.push(name_servers(settings));
+    findings.extend(name_servers(settings));
     findings.extend(dnssec(settings));
     findings.extend(relays(settings));
     findings.extend(dkim_keys(settings));
@@ -377,22 +377,36 @@ fn dkim_keys(settings: &Settings) -> Vec<Finding> {
     dkim::look_at(settings, &resolver, Clock::system().now())
 }
 
-/// Any answer will do, also that there is no such name: it says that somebody answers.
-fn name_servers(settings: &Settings) -> Finding {
+/// Any answer will do, also that there is no such name: it says that somebody answers. Then whether the world finds
+/// what we call ourselves.
+fn name_servers(settings: &Settings) -> Vec<Finding> {
     let about = "dns";
     let resolver = match Resolver::new(&settings.dns) {
         Ok(resolver) => resolver,
-        Err(error) => return Finding::problem(about, format!("cannot ask: {error}; set [dns] servers")),
+        Err(error) => {
+            return vec![Finding::problem(about, format!("cannot ask: {error}; set [dns] servers"))];
+        }
     };
     let servers: Vec<String> = resolver.servers().iter().map(ToString::to_string).collect();
     let servers = servers.join(", ");
-    match resolver.mx(settings.hostname.as_str()) {
-        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => Finding::problem(
+    let name = settings.hostname.as_str();
+    match resolver.mx(name) {
+        Err(DnsError::Temporary(why) | DnsError::Bogus(why)) => vec![Finding::problem(
             about,
             format!("{servers}: {why}; mail by MX waits until this works; mend it or set [dns] servers"),
-        ),
+        )],
         Ok(_) | Err(DnsError::NoSuchDomain | DnsError::NoData) => {
-            Finding::ok(about, format!("{servers} answers"))
+            let answers = Finding::ok(about, format!("{servers} answers"));
+            let is_missing = is_in_dns(name)
+                && matches!(resolver.addresses(name), Err(DnsError::NoSuchDomain | DnsError::NoData));
+            let missing = is_missing.then(|| {
+                let text = format!(
+                    "{name} has no address in DNS, and many hosts refuse mail from such a name; give it one, or another \
+                     hostname"
+                );
+                Finding::warning("hostname", text)
+            });
+            std::iter::once(answers).chain(missing).collect()
         }
     }
 }

@@ -255,7 +255,12 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let addresses = match settings.submission.aliases.get(&recipient.to_lowercase()) {
         Some(targets) => targets.clone(),
-        None => vec![address::parse(recipient).with_context(|| format!("{recipient:?} is not an address"))?],
+        // Where mail goes depends on the domain alone, but for aliases.
+        None => vec![
+            address::parse(recipient)
+                .or_else(|error| address::parse(&format!("postmaster@{recipient}")).map_err(|_| error))
+                .with_context(|| format!("{recipient:?} is neither an address nor a domain"))?,
+        ],
     };
     let author = author.map(|author| {
         address::parse(author).with_context(|| format!("--from: {author:?} is not an address"))

@@ -58,7 +58,10 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
             bail!("new mail is refused (452): {why}");
         }
     }
-    print(&format!("ok: {} listeners answer\n", listeners.len()))
+    match listeners.len() {
+        1 => print("ok: the listener answers\n"),
+        several => print(&format!("ok: {several} listeners answer\n")),
+    }
 }
 
 /// What the relay says of itself.

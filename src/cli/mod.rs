@@ -148,7 +148,7 @@ enum Command {
     Tlsrpt(tlsrpt::Verb),
     /// Show how mail for an address would be routed, step by step
     Explain {
-        /// The recipient, such as somebody@example.com, or a name of [aliases]
+        /// The recipient, such as somebody@example.com, a name of [aliases], or a domain
         address: String,
         /// For mail that this user submitted: what [[source]] gives users of its own
         #[arg(long)]
@@ -261,15 +261,25 @@ fn is_help(error: &clap::Error) -> bool {
 
 /// What clap says in several lines, as every error of this program is said.
 fn one_line(text: &str) -> String {
-    let said: Vec<&str> =
-        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
-    let (what, tips): (Vec<&str>, Vec<&str>) =
-        said.into_iter().filter(|line| !line.is_empty()).partition(|line| !line.starts_with("tip: "));
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("Usage:")).collect();
+    let (what, tips): (Vec<&str>, Vec<&str>) = said.into_iter().partition(|line| !line.starts_with("tip: "));
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what).trim_end_matches('.');
-    let tips: Vec<&str> = tips.iter().filter_map(|line| line.strip_prefix("tip: ")).collect();
-    let remedy = if tips.is_empty() { "`postrider --help` shows how".to_owned() } else { tips.join(", ") };
+    // That an option could be meant as a value is never what somebody wants to know here.
+    let tips = tips.iter().filter_map(|line| line.strip_prefix("tip: "));
+    let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass ")).collect();
+    let remedy =
+        if tips.is_empty() { format!("`{} --help` shows how", asked_of(text)) } else { tips.join(", ") };
     format!("{}; {remedy}", what.replace(" For more information, try '--help'", ""))
+}
+
+/// The command that clap shows the usage of: `postrider queue suspend`.
+fn asked_of(text: &str) -> String {
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("postrider");
+    let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let words = usage.split(' ').take_while(|word| is_command(word) && !word.starts_with('-'));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// One line (a bad config: one a problem), and the exit code that goes with it.
@@ -314,9 +324,10 @@ mod tests {
         };
         let tip = "unrecognized subcommand 'chek'; a similar subcommand exists: 'check'";
         assert_eq!(said(&["postrider", "chek"]), tip);
-        let missing =
-            "the following required arguments were not provided: <NAME>; `postrider --help` shows how";
+        let missing = "the following required arguments were not provided: <NAME>; `postrider user add --help` shows how";
         assert_eq!(said(&["postrider", "user", "add"]), missing);
+        let limit = said(&["postrider", "queue", "remove", "--limit", "3"]);
+        assert_eq!(limit, "unexpected argument '--limit' found; `postrider queue remove --help` shows how");
         let value =
             "a value is required for '--config <FILE>' but none was supplied; `postrider --help` shows how";
         assert_eq!(said(&["postrider", "check", "--config"]), value);
