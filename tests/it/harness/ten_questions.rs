@@ -9,39 +9,39 @@ use rusqlite::{Connection, Result, params};
 const PAGE: &str = include_str!("../../../docs/sql.md");
 const DAY_SECS: i64 = 86_400;
 /// The domain that is asked about, of those that wait: it has a route.
-pub const DOMAIN: &str = "d7.test";
+pub(crate) const DOMAIN: &str = "d7.test";
 /// What the config says of it.
-pub const ROUTE: &str = "domain = \"d7.test\"\nrelay = [\"[127.0.0.1]:2525\"]";
+pub(crate) const ROUTE: &str = "domain = \"d7.test\"\nrelay = [\"[127.0.0.1]:2525\"]";
 
 /// How much there is.
 #[derive(Debug, Clone, Copy)]
-pub struct Amounts {
+pub(crate) struct Amounts {
     /// Recipients that wait, each of a message of its own; they came an hour ago.
-    pub waiting: i64,
+    pub(crate) waiting: i64,
     /// Their domains: d0.test and so on.
-    pub domains: i64,
+    pub(crate) domains: i64,
     /// Recipients that are finished, evenly over the days, a twentieth of them refused.
-    pub history: i64,
-    pub days: i64,
+    pub(crate) history: i64,
+    pub(crate) days: i64,
 }
 
 /// A question, its command without `postrider`, and its SELECT.
 #[derive(Debug)]
-pub struct Question {
-    pub words: String,
-    pub command: Vec<String>,
-    pub select: String,
+pub(crate) struct Question {
+    pub(crate) words: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) select: String,
 }
 
 /// The ids of a message that waits for [`DOMAIN`], and of one that is finished.
 #[derive(Debug)]
-pub struct Ids {
-    pub waits: String,
-    pub finished: String,
+pub(crate) struct Ids {
+    pub(crate) waits: String,
+    pub(crate) finished: String,
 }
 
 /// From the page, about this queue.
-pub fn questions(ids: &Ids) -> Vec<Question> {
+pub(crate) fn questions(ids: &Ids) -> Vec<Question> {
     let section = PAGE.split("\n## The ten questions of an operator\n").nth(1).expect("the section");
     let block = section.split("```").nth(1).and_then(|block| block.strip_prefix("sql\n")).expect("its block");
     let block = block.replace("example.org", DOMAIN).replace("you@", "u7@");
@@ -56,7 +56,7 @@ pub fn questions(ids: &Ids) -> Vec<Question> {
 }
 
 /// Fills a database that has the schema.
-pub fn fill(path: &Path, amounts: Amounts, now: i64) -> Result<Ids> {
+pub(crate) fn fill(path: &Path, amounts: Amounts, now: i64) -> Result<Ids> {
     let Amounts { history, days, .. } = amounts;
     let conn = Connection::open(path)?;
     conn.execute_batch("PRAGMA synchronous = OFF; BEGIN")?;
