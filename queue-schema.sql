@@ -218,7 +218,7 @@ CREATE TABLE backoffs (
     lane          TEXT PRIMARY KEY,        -- a domain, 'route:' and a route's domain pattern, or 'atrn:' and a domain
     failures      INTEGER NOT NULL,        -- in a row
     backoff_until INTEGER NOT NULL,
-    last_reply    TEXT NOT NULL,
+    last_reply    TEXT NOT NULL,           -- '(local) ' before it: Postrider's own words, no host said them
     changed_at    INTEGER NOT NULL,
     CONSTRAINT "failures counts failures" CHECK (failures BETWEEN 0 AND 4294967295),
     CONSTRAINT "backoff_until is a time in Unix seconds" CHECK (backoff_until BETWEEN 0 AND 253402300799),

@@ -316,7 +316,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand report" -l by -d 'A 
 domain\t''
 tag\t''
 host\t''"
-complete -c postrider -n "__fish_postrider_using_subcommand report" -l limit -d 'At most this many of them' -r
+complete -c postrider -n "__fish_postrider_using_subcommand report" -l limit -d 'At most this many of them, and as many reasons' -r
 complete -c postrider -n "__fish_postrider_using_subcommand report" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand report" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -1,6 +1,5 @@
 //! `postrider report`: what went through the relay since a time, and why mail came back.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
@@ -12,6 +11,7 @@ use super::queue::age;
 use super::table::{Look, table};
 use crate::clock::Clock;
 use crate::config;
+use crate::mail::mark_of;
 use crate::queue::admin::{Admin, GroupBy, Traffic, TrafficLine};
 
 const DAY_SECS: i64 = 86_400;
@@ -25,7 +25,7 @@ pub struct ReportArgs {
     /// A line for each user, domain of recipients, tag, or host that was asked last
     #[arg(long)]
     by: Option<By>,
-    /// At most this many of them
+    /// At most this many of them, and as many reasons
     #[arg(long, default_value_t = 20)]
     limit: u32,
     /// One JSON object
@@ -85,7 +85,7 @@ fn since(text: &str, now: i64) -> Option<i64> {
 }
 
 fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
-    let Traffic { since, total, groups, groups_total, reasons } = traffic;
+    let Traffic { since, total, groups, groups_total, reasons, reasons_total } = traffic;
     let mut text = format!("since {since} UTC, recipients:\n");
     let mut head =
         vec!["", "ACCEPTED", "DELIVERED", "HALF IN", "95% IN", "DEFERRED", "BOUNCED", "EXPIRED", "REMOVED"];
@@ -100,18 +100,21 @@ fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
         groups.iter().map(|line| cells(line.name.as_deref().unwrap_or("-"), line)).collect();
     rows.push(cells("all", total));
     text += &table(look, &head, rows);
-    if groups.len() < *groups_total {
-        let _ = writeln!(text, "(the first {} of {groups_total}; more with --limit)", groups.len());
-    }
+    text += &more(groups.len(), *groups_total);
     if !reasons.is_empty() {
         text += "why mail was put off or came back:\n";
         let rows = reasons.iter().map(|reason| {
-            let whose = if reason.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
+            let whose = mark_of(reason.reply_source.as_deref().unwrap_or_default());
             vec![reason.recipients.to_string(), reason.state.clone(), format!("{whose}{}", reason.reply)]
         });
         text += &table(look, &["RECIPIENTS", "STATE", "REPLY"], rows.collect());
+        text += &more(reasons.len(), *reasons_total);
     }
     text
+}
+
+fn more(shown: usize, total: usize) -> String {
+    if shown < total { format!("(the first {shown} of {total}; more with --limit)\n") } else { String::new() }
 }
 
 fn cells(name: &str, line: &TrafficLine) -> Vec<String> {

@@ -33,6 +33,16 @@ const CUT: [&str; 14] = [
 ];
 /// What is left of such a column.
 const CUT_TO_MIN: usize = 6;
+/// Those of them that say why: they get the room that the others leave.
+const REPLIES: [&str; 5] = ["LAST REPLY", "REPLY", "SAID", "REASON", "WHY"];
+/// What a reply keeps until addresses and hosts are cut, too.
+const REPLY_WELL: usize = 40;
+/// What a reply and another text keep as long as one of [`LEFT_OUT`] is there.
+const ENOUGH: (usize, usize) = (25, 16);
+/// Columns that are left out where the room is too small for all, in this order.
+const LEFT_OUT: [&str; 5] = ["SIZE", "SENDER", "SENDERS", "TRIES", "HOSTS"];
+/// Of a head above numbers so many letters are left.
+const HEAD_MIN: usize = 4;
 
 /// Who reads it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,27 +105,40 @@ pub(super) fn table(look: Look, head: &[&str], rows: Vec<Vec<String>>) -> String
         .map(|row: Vec<String>| row.iter().map(|cell| printable(cell.as_bytes()).into_owned()).collect())
         .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max();
-    let mut widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut shown: Vec<Column<'_>> = (0..columns).map(|at| column(at, head, &rows)).collect();
     if let Some(columns) = look.columns {
-        fit(&mut widths, head, columns);
+        fit(&mut shown, columns);
     }
     let mut text = String::new();
     for (at, row) in rows.iter().enumerate() {
         let is_head = at == 0 && !head.is_empty();
-        let last = row.iter().rposition(|cell| !cell.is_empty()).unwrap_or(0);
-        let cells = row.iter().zip(&widths).enumerate().take(last + 1).map(|(column, (cell, width))| {
-            let cell = cut(cell, *width);
-            let blanks = if column == last { 0 } else { width.saturating_sub(cell.width()) };
-            let painted = match code(is_head, head.get(column).copied().unwrap_or_default(), &cell) {
-                Some(code) => look.paint(code, &cell),
-                None => cell,
+        let cells = shown.iter().map(|column| {
+            let cell = row.get(column.at).map_or("", String::as_str);
+            let cell = match column.head {
+                head if is_head && column.is_number => head.chars().take(column.width).collect(),
+                "SENDER" | "RECIPIENT" => cut_address(cell, column.width),
+                _ => cut(cell, column.width),
             };
-            painted + &" ".repeat(blanks)
+            let blanks = " ".repeat(column.width.saturating_sub(cell.width()));
+            match code(is_head, column.head, &cell) {
+                Some(code) if !cell.is_empty() => look.paint(code, cell.trim_end()) + &blanks,
+                _ => cell + &blanks,
+            }
         });
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end());
     }
     text
+}
+
+/// As wide as its widest cell.
+fn column<'a>(at: usize, head: &[&'a str], rows: &[Vec<String>]) -> Column<'a> {
+    let head = head.get(at).copied().unwrap_or_default();
+    let cells = || rows.iter().skip(usize::from(!head.is_empty())).filter_map(|row| row.get(at));
+    let is_number =
+        |cell: &String| cell.len() <= 7 && cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    let is_number = !CUT.contains(&head) && cells().all(is_number);
+    let width = cells().map(|cell| cell.width()).max().unwrap_or(0);
+    Column { at, head, width: width.max(head.width()), cells: width, is_number }
 }
 
 /// Lines that are wider than the terminal go on in the next one, further in; a word is whole.
@@ -164,22 +187,77 @@ fn code(is_head: bool, head: &str, cell: &str) -> Option<&'static str> {
     }
 }
 
-/// Takes from the widest of those that may be cut, until it fits or nothing more can be taken.
-fn fit(widths: &mut [usize], head: &[&str], columns: usize) {
-    let gaps = GAP * widths.len().saturating_sub(1);
-    let mut surplus = (widths.iter().sum::<usize>() + gaps).saturating_sub(columns);
-    while surplus > 0 {
-        let may = |at: usize, width: usize| {
-            width > CUT_TO_MIN && head.get(at).is_some_and(|name| CUT.contains(name))
-        };
-        let widest = widths
-            .iter_mut()
-            .enumerate()
-            .filter(|(at, width)| may(*at, **width))
-            .max_by_key(|(_, width)| **width);
-        let Some((_, widest)) = widest else { return };
-        *widest -= 1;
-        surplus -= 1;
+/// A column that is shown.
+struct Column<'a> {
+    /// Its place in a row.
+    at: usize,
+    head: &'a str,
+    width: usize,
+    /// Without its head.
+    cells: usize,
+    /// Numbers and short spans: its head may be cut.
+    is_number: bool,
+}
+
+impl Column<'_> {
+    /// What it keeps where a reply and another text keep so much.
+    fn kept(&self, (reply, text): (usize, usize)) -> usize {
+        match CUT.contains(&self.head) {
+            true if REPLIES.contains(&self.head) => self.width.min(reply),
+            true => self.width.min(text),
+            false => self.width,
+        }
+    }
+}
+
+/// How wide all of them are, each as `width` has it.
+fn sum(all: &[Column<'_>], width: impl Fn(&Column<'_>) -> usize) -> usize {
+    all.iter().map(width).sum::<usize>() + GAP * all.len().saturating_sub(1)
+}
+
+/// Cuts the heads of numbers, leaves columns out, then takes from the widest of the texts, until it fits or nothing
+/// more can be taken.
+fn fit(all: &mut Vec<Column<'_>>, columns: usize) {
+    if sum(all, |column| column.width) <= columns {
+        return;
+    }
+    for column in all.iter_mut().filter(|column| column.is_number) {
+        column.width = column.cells.max(HEAD_MIN).min(column.width);
+    }
+    for name in LEFT_OUT {
+        if sum(all, |column| column.kept(ENOUGH)) > columns {
+            all.retain(|column| column.head != name);
+        }
+    }
+    for kept in [(REPLY_WELL, usize::MAX), (REPLY_WELL, ENOUGH.1), ENOUGH, (CUT_TO_MIN, CUT_TO_MIN)] {
+        for _ in columns..sum(all, |column| column.width) {
+            let may = all.iter_mut().filter(|column| column.width > column.kept(kept));
+            let Some(widest) = may.max_by_key(|column| column.width) else { break };
+            widest.width -= 1;
+        }
+    }
+}
+
+/// As many columns of an address: of its domain as much as there is room for, then of its local part.
+fn cut_address(address: &str, columns: usize) -> String {
+    let at = address.rfind('@').unwrap_or(0);
+    let (local, domain) = address.split_at(at);
+    if address.width() <= columns || local.is_empty() {
+        return cut(address, columns);
+    }
+    match columns.checked_sub(domain.width()) {
+        Some(room) if room >= 2 => cut(local, room) + domain,
+        _ => {
+            let mut rest = domain;
+            while rest.width() + 1 > columns {
+                let mut letters = rest.chars();
+                if letters.next().is_none() {
+                    break;
+                }
+                rest = letters.as_str();
+            }
+            format!("…{rest}")
+        }
     }
 }
 
@@ -228,12 +306,86 @@ mod tests {
             let text = table(Look { columns: Some(columns), is_coloured: false }, &HEAD, rows());
             assert!(text.lines().all(|line| line.width() <= columns.max(27)), "{columns}:\n{text}");
             assert!(
-                text.contains("01MB1Z4QK3S") && (columns >= 70 || text.contains('…')),
+                text.contains("01MB1Z4QK3S")
+                    && (columns >= 70 || text.contains('…') || !text.contains("SENDER")),
                 "{columns}:\n{text}"
             );
         }
         let whole = table(Look::default(), &HEAD, rows());
         assert!(whole.contains("somebody@a-rather-long.example") && whole.contains("come back later"));
+    }
+
+    fn cells(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// What operators could not read at 80 columns.
+    #[test]
+    fn at_80_columns_there_is_room_for_domains_and_for_what_was_said() {
+        let look = Look { columns: Some(80), is_coloured: false };
+        let blocked = "550 5.7.1 <u0.app.0@d29.test>: Recipient address rejected: blocked using zen.example";
+        let policy = "(local) 421 4.4.1 connection lost while connecting: Connection refused";
+        let list = |next: &str, reply: &str| {
+            let row = [
+                "1K1FDVBQR5G",
+                "34s",
+                "260",
+                "queued",
+                "1",
+                next,
+                "<app@sender.test>",
+                "u0.app.0@d29.test",
+                reply,
+            ];
+            let head = ["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "SENDER", "RECIPIENT", "LAST REPLY"];
+            table(look, &head, vec![cells(&row)])
+        };
+        for (next, reply) in
+            [("in 59m", blocked), ("in 59m", policy), ("suspended", blocked), ("bounce", policy)]
+        {
+            let text = list(next, reply);
+            assert!(text.contains("@d29.test") && text.contains(&reply[..24]), "{text}");
+            assert!(text.lines().all(|line| line.width() <= 80), "{text}");
+        }
+        let failures = ["RECIPIENTS", "WAITING", "FAILED", "HOSTS", "SENDERS", "EXAMPLE", "REASON"];
+        let reason = |reason| {
+            let row = cells(&["40", "40", "0", "1", "3", "1K1FDVBQR5G", reason]);
+            table(look, &failures, vec![row])
+        };
+        let blocked = reason("550 5.7.1 <…>: Recipient address rejected: blocked using zen.example");
+        assert!(blocked.contains("550 5.7.1 <…>: Recipient address"), "{blocked}");
+        let report = [
+            "DOMAIN",
+            "ACCEPTED",
+            "DELIVERED",
+            "HALF IN",
+            "95% IN",
+            "DEFERRED",
+            "BOUNCED",
+            "EXPIRED",
+            "REMOVED",
+            "WAITING",
+        ];
+        let row = cells(&["a-long-domain.d07.test", "382", "87", "1s", "12m", "217", "36", "0", "-", "66"]);
+        let text = table(look, &report, vec![row]);
+        assert!(text.contains("a-long-domain.d07.test") && text.contains("ACCE  DELI  HALF  95%"), "{text}");
+    }
+
+    #[test]
+    fn of_an_address_the_domain_stays() {
+        for (address, columns, wanted) in [
+            ("u0.app.0@d15.test", 17, "u0.app.0@d15.test"),
+            ("u0.app.0@d15.test", 14, "u0.a…@d15.test"),
+            ("<app@sender.test>", 16, "<a…@sender.test>"),
+            ("u@a-long-one.example.org", 12, "…example.org"),
+            ("<>", 1, "…"),
+            ("u@\u{65e5}\u{672c}.test", 7, "….test"),
+            ("u@d.test", 0, "…"),
+        ] {
+            let cut = cut_address(address, columns);
+            assert!(cut.width() <= columns.max(1), "{cut}");
+            assert_eq!(cut, wanted, "{address} {columns}");
+        }
     }
 
     #[test]

@@ -20,5 +20,5 @@ pub use handling::{DeliverBy, Handling, Hold, Lifetimes, Priority, Release};
 pub use labels::Labels;
 pub use outcome::{Attempt, Outcome, Phase, TlsPolicy};
 pub use peer::Peer;
-pub use reply::{Enhanced, Reply, ReplySource};
+pub use reply::{Enhanced, LOCAL_MARK, Reply, ReplySource, mark_of};
 pub use reply_reason::reason;

@@ -83,6 +83,14 @@ pub struct Reply {
     pub reply_source: ReplySource,
 }
 
+/// Before words of Postrider's own, where nothing else says whose they are.
+pub const LOCAL_MARK: &str = "(local) ";
+
+/// Who said it, for people: `(local) ` before Postrider's own words.
+pub fn mark_of(source: &str) -> &'static str {
+    if source == ReplySource::Local.as_str() { LOCAL_MARK } else { "" }
+}
+
 impl Reply {
     /// A constant reply with an enhanced code.
     pub const fn new(code: u16, enhanced: Enhanced, text: &'static str) -> Reply {
@@ -115,6 +123,11 @@ impl Reply {
     pub const fn from_remote(mut self) -> Reply {
         self.reply_source = ReplySource::Remote;
         self
+    }
+
+    /// In a row, with [`LOCAL_MARK`] where Postrider itself said it.
+    pub fn marked(&self) -> String {
+        format!("{}{self}", mark_of(self.reply_source.as_str()))
     }
 
     /// 2xx.

@@ -88,7 +88,7 @@ pub struct OldestLine {
     pub recipients: i64,
     /// Of a message: its sender.
     pub sender: Option<String>,
-    /// What was said last, of its first recipient or of the lane.
+    /// What was said last, of its first recipient or of the lane; `(local)` before words of Postrider's own.
     pub last_reply: Option<String>,
 }
 
@@ -125,11 +125,11 @@ pub struct Line {
     pub next_attempt: Option<String>,
     /// What was said of it last, codes first.
     pub last_reply: Option<String>,
-    /// What was said at its destination, which waits as a whole for that.
+    /// What was said at its destination, which waits as a whole for that; `(local)` before words of Postrider's own.
     pub lane_reply: Option<String>,
     /// The host that it is about.
     pub last_mx: Option<String>,
-    /// Whose words it is: `host` or `postrider`.
+    /// Whose words the last reply is: `remote` or `local`.
     pub reply_source: Option<String>,
     /// When its message came, UTC.
     pub received: String,

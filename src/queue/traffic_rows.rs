@@ -40,6 +40,8 @@ pub struct Traffic {
     pub groups_total: usize,
     /// Why mail was put off or came back, the most frequent reasons first.
     pub reasons: Vec<Reason>,
+    /// How many reasons there are in all.
+    pub reasons_total: usize,
 }
 
 /// Recipients, of one group or all.

@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::clock::{Clock, Moment};
 use crate::config::{AtrnDomains, SchedulerSettings, atrn};
-use crate::mail::Domain;
+use crate::mail::{Domain, LOCAL_MARK};
 use crate::maillog;
 use crate::queue::{BackoffRow, Event, Job, LaneHealth, Over, Queue, QueueError, RecipientId, Suspensions};
 
@@ -139,7 +139,8 @@ impl Scheduler {
         drop(lanes);
         match change {
             Some(LaneChange::BacksOff(row)) => {
-                maillog::lane_backs_off(&row.lane, row.backoff_until - at.steady, &row.last_reply);
+                let said = row.last_reply.strip_prefix(LOCAL_MARK).unwrap_or(&row.last_reply);
+                maillog::lane_backs_off(&row.lane, row.backoff_until - at.steady, said);
                 inner.queue.set_backoff(BackoffRow { backoff_until: at.unix(row.backoff_until), ..row });
             }
             Some(LaneChange::Recovered) => {

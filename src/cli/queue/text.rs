@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::{more, suspend};
 use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
+use crate::mail::mark_of;
 use crate::queue::admin::{
     DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, KickLine, Line, OldestLine, Shown,
     ShownLabels, ShownRecipient, StoryLine, Summary, Try,
@@ -61,7 +62,7 @@ fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
 /// What was said of it, or else of its destination.
 fn reply_words(line: &Line) -> String {
     match (&line.last_reply, &line.lane_reply) {
-        (Some(reply), _) => reply.clone(),
+        (Some(reply), _) => format!("{}{reply}", mark_of(line.reply_source.as_deref().unwrap_or_default())),
         (None, Some(reply)) => format!("(its destination) {reply}"),
         (None, None) => String::new(),
     }
@@ -128,7 +129,7 @@ fn recipient(ShownRecipient { line, end, suspended, tries }: &ShownRecipient, no
         let _ = writeln!(text, "  suspended: {}", printable(one.words().as_bytes()));
     }
     if let Some(reply) = &line.last_reply {
-        let whose = if line.reply_source.as_deref() == Some("local") { "(local) " } else { "" };
+        let whose = mark_of(line.reply_source.as_deref().unwrap_or_default());
         let _ = writeln!(text, "  last reply: {whose}{}", printable(reply.as_bytes()));
     }
     if let Some(reply) = &line.lane_reply {

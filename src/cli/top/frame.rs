@@ -99,7 +99,7 @@ fn numbers(lines: &mut Vec<Line>, view: &View, snapshot: &Snapshot, columns: usi
     let waiting = &snapshot.waiting;
     let oldest = snapshot.oldest.first().map_or_else(|| "-".to_owned(), |line| age(line.age));
     let mut text = format!(
-        "waiting {} of {} messages: due {}, backing off {}, held {}",
+        "waiting {} recipients of {} messages: due {}, backing off {}, held {}",
         waiting.recipients, snapshot.messages, waiting.due, waiting.backing_off, waiting.held
     );
     if waiting.to_fetch > 0 {
@@ -326,7 +326,7 @@ mod tests {
         let text = text(&View { error: None, ..view() }, 80, 24);
         for words in [
             "relay.test: relay running - 2026-01-02 03:04:05 UTC",
-            "waiting 14808 of 5 messages",
+            "waiting 14808 recipients of 5 messages",
             "connections: 9 to hosts, 4 of clients",
             "last minute: accepted 0, delivered ",
             "delivered, last hour ",

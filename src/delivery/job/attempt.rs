@@ -287,7 +287,7 @@ pub(in crate::delivery) fn attempt_on_reversed(
 pub(in crate::delivery) fn refused(begun: &Begun<'_>, endpoint: &Endpoint, unopened: OpenFailure) -> Answers {
     let (failure, tls) = (&unopened.failure, unopened.tls());
     begun.keep_dialogue(endpoint, None, unopened.dialogue(), Some(failure.reply()));
-    let health = LaneHealth::Failing(failure.reply().to_string());
+    let health = LaneHealth::Failing(failure.reply().marked());
     let answer = Answer::deferred(failure, Place::at(endpoint, tls));
     let count = begun.message.recipients.len();
     Answers { answers: vec![Some(answer); count], settled: vec![false; count], health, kept: None }

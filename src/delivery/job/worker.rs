@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::mail::LOCAL_MARK;
 use crate::queue::{Job, LaneHealth, Queue, RecipientId};
 
 use crate::delivery::host::hosts::Hosts;
@@ -239,7 +240,8 @@ impl Shared {
                 // queued as they were, and the backoff keeps a message that does this from doing it at once again.
                 let (message, lane) = (job.message, &job.lane);
                 log::error!(queue_id:% = message; "{message}: an attempt in lane {lane} panicked (a bug: please report)");
-                let health = LaneHealth::Failing("451 4.3.0 internal error of the relay".to_owned());
+                let health =
+                    LaneHealth::Failing(format!("{LOCAL_MARK}451 4.3.0 internal error of the relay"));
                 self.jobs.finished(job, &health, &ids_of(job));
                 false
             }

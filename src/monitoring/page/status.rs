@@ -1,10 +1,11 @@
 //! `/`: how it stands with the relay, on one page. Pure: from what was counted to HTML.
 
 use crate::kit::text::utc;
+use crate::mail::mark_of;
 use crate::queue::admin::TlsFailure;
 use crate::queue::{HostSetting, Setting};
 
-use super::html::{Html, counted, span};
+use super::html::{Html, counted, grouped, span};
 use super::plot::plot;
 use super::snapshot::{HOSTS_MAX, LaneLine, MINUTES, Snapshot, Waiting};
 use super::suspended;
@@ -99,10 +100,10 @@ fn hour(html: &mut Html, snapshot: &Snapshot, now: i64) {
         let of = |minute| snapshot.minutes.iter().find(|found| found.minute == minute).map_or(0, value);
         (this - MINUTES + 1..=this).map(of).collect()
     };
-    html.raw("<section><h2>The last hour, in recipients</h2><div class=\"plots\">");
-    plot(html, "accepted", &series(|minute| minute.accepted), false);
-    plot(html, "delivered", &series(|minute| minute.delivered), false);
-    plot(html, "deferred or refused", &series(|minute| minute.deferred + minute.failed), true);
+    html.raw("<section><h2>The last hour</h2><div class=\"plots\">");
+    plot(html, "recipients accepted", &series(|minute| minute.accepted), false);
+    plot(html, "attempts delivered", &series(|minute| minute.delivered), false);
+    plot(html, "attempts deferred or refused", &series(|minute| minute.deferred + minute.failed), true);
     html.raw("</div></section>");
 }
 
@@ -248,8 +249,15 @@ fn policies(html: &mut Html, snapshot: &Snapshot) {
             .raw("</dt><dd>")
             .text(&counted(count.sessions, "session"));
         if count.failed > 0 {
-            html.raw(", ")
-                .classed("warn", &format!("{} without the TLS that they should have had", count.failed));
+            // Where no policy asks for TLS, none is no failure.
+            match count.policy.as_str() {
+                "none" => html.raw(", ").text(&format!("{} without TLS", grouped(count.failed))),
+                _ => {
+                    let words =
+                        format!("{} without the TLS that they should have had", grouped(count.failed));
+                    html.raw(", ").classed("warn", &words)
+                }
+            };
         }
         html.raw("</dd>");
     }
@@ -297,8 +305,12 @@ fn oldest(html: &mut Html, snapshot: &Snapshot) {
             .raw("\">");
         html.text(&line.recipient).raw("</a></span><span class=\"count\">").text(&span(line.age));
         html.raw("</span></div>");
+        let whose = match &line.last_reply {
+            Some(_) => mark_of(line.reply_source.as_deref().unwrap_or_default()),
+            None => "",
+        };
         if let Some(reply) = line.last_reply.as_ref().or(line.lane_reply.as_ref()) {
-            html.raw("<p class=\"said\">").text(reply).raw("</p>");
+            html.raw("<p class=\"said\">").text(whose).text(reply).raw("</p>");
         }
         html.raw("</li>");
     }

@@ -27,7 +27,8 @@ pub(super) struct Condition {
 
 /// The lane of each domain, and why it waits there; as the view `queue` has them.
 const LANES_OF: &str = "
-    SELECT d.domain, coalesce(a.lane, d.lane) AS lane, coalesce(a.last_reply, l.last_reply) AS reply
+    SELECT d.domain, coalesce(a.lane, d.lane) AS lane, coalesce(a.last_reply, l.last_reply) AS said,
+           coalesce(a.last_reply, iif(l.last_reply LIKE '(local) %', substr(l.last_reply, 9), l.last_reply)) AS reply
     FROM (SELECT n.domain, coalesce((SELECT coalesce(t.lane, n.domain) FROM routes t
                                      WHERE t.domain IN (n.domain, '*')
                                         OR t.domain LIKE '*.%' AND length(n.domain) >= length(t.domain)

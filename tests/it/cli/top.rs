@@ -71,7 +71,7 @@ fn one_screen_is_printed_where_nobody_looks_with_and_without_a_relay() {
     let screen = relay.run_ok(&["top"]);
     for words in [
         "relay running - ",
-        "waiting 1 of 1 messages",
+        "waiting 1 recipients of 1 messages",
         "connections: ",
         " to hosts, 0 of clients",
         "LANE",
@@ -88,7 +88,7 @@ fn one_screen_is_printed_where_nobody_looks_with_and_without_a_relay() {
     assert!(screen.contains("relay running") && screen.contains("[metrics] listen is not set"), "{screen}");
     relay.stop();
     let screen = relay.run_ok(&["top"]);
-    assert!(screen.contains("relay not running") && screen.contains("waiting 1 of 1"), "{screen}");
+    assert!(screen.contains("relay not running") && screen.contains("waiting 1 recipients of 1"), "{screen}");
     assert_eq!(relay.run(&["top", "--interval", "0"]).status.code(), Some(2));
 }
 

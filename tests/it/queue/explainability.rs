@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
-use crate::harness::fakemx::{Act, At, Script};
-use crate::harness::relay::{Config, World, mail};
+use crate::harness::fakemx::{Act, At, SOON, Script};
+use crate::harness::http_client::{address, get, watched};
+use crate::harness::relay::{Config, World, mail, wait_for};
 use crate::harness::sender::{SENDER, wait_for_attempts, wait_for_end};
 
 #[test]
@@ -42,6 +43,57 @@ fn history_knows_whose_words_ended_it() {
     // A person sees it, too.
     assert!(shown.contains("last reply: (local) 550 5.1.2 "), "{shown}");
     assert!(shown.contains("last reply: 550 5.1.1 nobody here"), "{shown}");
+}
+
+/// Connection refused: no host said a word.
+#[test]
+fn words_of_our_own_are_marked_wherever_what_was_said_is_shown() {
+    let mut world = World::new();
+    world.closed_mx("dead.test", 10, "mx.dead.test");
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say("451 4.2.1 busy")));
+    let at = address();
+    let relay = world.relay(watched(Config::new(), &[at]));
+    relay.submit(SENDER, &["you@dead.test", "you@a.test"], &labelled("first"));
+    for address in ["you@dead.test", "you@a.test"] {
+        wait_for_attempts(&relay, address, "deferred", 1);
+    }
+    relay.wait_until("the backoff", SOON, |db| db.row("SELECT 1 FROM backoffs", []));
+    relay.submit(SENDER, &["she@dead.test"], &labelled("second"));
+    let words = "(local) 421 4.4.1 ";
+    for command in [
+        &["queue", "list"][..],
+        &["queue", "find", "--tag", "shop"],
+        &["queue", "oldest"],
+        &["queue", "oldest", "--by", "lane"],
+        &["queue", "summary"],
+        &["explain", "you@dead.test"],
+    ] {
+        let text = relay.run_ok(command);
+        assert!(text.contains(words), "{command:?}: {text}");
+        assert_eq!(text.matches("421 4.4.1").count(), text.matches(words).count(), "{command:?}: {text}");
+        assert!(!text.contains("(local) 451"), "{command:?}: {text}");
+    }
+    let list = relay.run_ok(&["queue", "list"]);
+    assert!(
+        list.contains("(its destination) (local) 421 4.4.1 ") && list.contains("  451 4.2.1 busy"),
+        "{list}"
+    );
+    // A filter is of the words alone.
+    assert_eq!(relay.json(&["queue", "list", "--reply", "421 4.4.1*"]).len(), 2);
+    let page = wait_for("the page to tell of it", SOON, || {
+        let page = get(at, "/").body;
+        page.contains("backs off for").then_some(page)
+    });
+    assert!(page.matches(words).count() >= 3, "{page}");
+    assert_eq!(page.matches("421 4.4.1").count(), page.matches(words).count(), "{page}");
+    let backs_off = relay.logged(&["dead.test backs off for "]);
+    assert!(!backs_off.is_empty() && backs_off.iter().all(|line| !line.contains("(local)")), "{backs_off:?}");
+}
+
+fn labelled(subject: &str) -> Vec<u8> {
+    let mut content = b"X-Postrider-Tag: shop\r\n".to_vec();
+    content.extend_from_slice(mail(subject).as_ref());
+    content
 }
 
 #[test]

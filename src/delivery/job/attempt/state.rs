@@ -246,7 +246,7 @@ impl<'a> AttemptState<'a> {
             (rest.ruling.backs_off, is_of_policy(&rest.failure, rest.place.policy));
         let rest = Answer::of(&rest.failure, outcome, rest.place);
         let health = if backs_off && self.answers.iter().any(Option::is_none) {
-            let reply = rest.reply.to_string();
+            let reply = rest.reply.marked();
             if is_of_policy { LaneHealth::PolicyNotKept(reply) } else { LaneHealth::Failing(reply) }
         } else if self.answers.iter().flatten().any(Answer::is_taken) {
             LaneHealth::Healthy

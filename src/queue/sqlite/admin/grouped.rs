@@ -84,6 +84,11 @@ fn line(((reply_source, reason), group): ((String, String), Group)) -> FailureLi
     }
 }
 
+/// The last reply of a recipient, with a mark where it is Postrider's own.
+fn marked(of: &str) -> String {
+    format!("iif({of}.last_reply_source = 'local', '(local) ', '') || {of}.last_reply")
+}
+
 /// See [`crate::queue::AdminStore::oldest`].
 pub(super) fn oldest(
     conn: &Connection,
@@ -96,20 +101,22 @@ pub(super) fn oldest(
     // Beside min() SQLite takes the other columns from the row that has the least value.
     let sql = match by_lane {
         false => format!(
-            "SELECT m.queue_id, unixepoch() - m.received_at, w.recipients, m.sender, w.last_reply
-             FROM (SELECT message_id, count(*) AS recipients, min(id), last_reply FROM recipients
+            "SELECT m.queue_id, unixepoch() - m.received_at, w.recipients, m.sender, {}
+             FROM (SELECT message_id, count(*) AS recipients, min(id), last_reply, last_reply_source FROM recipients
                    WHERE {wanted} GROUP BY message_id ORDER BY message_id LIMIT {limit}) w
-             JOIN messages m ON m.id = w.message_id ORDER BY w.message_id"
+             JOIN messages m ON m.id = w.message_id ORDER BY w.message_id",
+            marked("w")
         ),
         // A recipient's id is the time at which it came: without a filter the index by domain has all of it.
         true => format!(
             "WITH w AS MATERIALIZED (
                  SELECT domain, count(*) AS recipients, min(id) AS id FROM recipients WHERE {wanted} GROUP BY domain)
-             SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.reply, r.last_reply),
+             SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.said, {}),
                     min(r.message_id)
              FROM w JOIN ({}) k ON k.domain = w.domain
              JOIN recipients r ON r.id = w.id JOIN messages m ON m.id = r.message_id
              GROUP BY k.lane ORDER BY 6 LIMIT {limit}",
+            marked("r"),
             Condition::lanes_of("w")
         ),
     };

@@ -12,8 +12,6 @@ use crate::queue::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine};
 
 use super::reasons::Reasons;
 
-/// Reasons that are told.
-const REASONS: usize = 10;
 /// Groups that are told apart: an application may give each message a tag of its own.
 const GROUPS_MAX: usize = 10_000;
 /// The name of what is beyond them.
@@ -138,8 +136,9 @@ impl Counts {
         };
         let mut reasons: Vec<Reason> = self.reasons.into_groups().map(reason).collect();
         reasons.sort_by(|a, b| (b.recipients, &a.reply, &a.state).cmp(&(a.recipients, &b.reply, &b.state)));
-        reasons.truncate(REASONS);
-        Traffic { since: utc(since), total: self.total.line(), groups, groups_total, reasons }
+        let reasons_total = reasons.len();
+        reasons.truncate(limit as usize);
+        Traffic { since: utc(since), total: self.total.line(), groups, groups_total, reasons, reasons_total }
     }
 }
 
@@ -239,8 +238,8 @@ mod tests {
         assert_eq!((others.name.as_deref(), others.accepted, others.bounced), (Some(OTHERS), 50, 50));
         let first = &traffic.reasons[0];
         assert_eq!(
-            (traffic.reasons.len(), &*first.reply, first.recipients),
-            (REASONS, "(other reasons)", 50)
+            (traffic.reasons.len(), traffic.reasons_total, &*first.reply, first.recipients),
+            (2, GROUPS_MAX + 1, "(other reasons)", 50)
         );
     }
 
