@@ -40,7 +40,7 @@ const REPLY_WELL: usize = 40;
 /// What a reply and another text keep as long as one of [`LEFT_OUT`] is there.
 const ENOUGH: (usize, usize) = (25, 16);
 /// Columns that are left out where the room is too small for all, in this order.
-const LEFT_OUT: [&str; 5] = ["SIZE", "SENDER", "SENDERS", "TRIES", "HOSTS"];
+const LEFT_OUT: [&str; 6] = ["SIZE", "SENDER", "SENDERS", "TRIES", "TOOK", "HOSTS"];
 /// Of a head above numbers so many letters are left.
 const HEAD_MIN: usize = 4;
 

@@ -133,7 +133,9 @@ pub struct Line {
     pub reply_source: Option<String>,
     /// When its message came, UTC.
     pub received: String,
-    /// Seconds since then, or until it was finished.
+    /// When it was finished, UTC; none: it waits.
+    pub finished: Option<String>,
+    /// Seconds since it came, or until it was finished.
     pub age: i64,
     /// Bytes of content.
     pub size: i64,

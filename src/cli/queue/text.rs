@@ -25,6 +25,9 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
+    if lines.iter().all(|line| line.finished.is_some()) {
+        return list_of_finished(lines, look);
+    }
     let rows = lines.iter().map(|line| {
         vec![
             line.queue_id.clone(),
@@ -46,6 +49,37 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
                  `postrider explain ADDRESS` those of one address)\n";
     }
     text
+}
+
+/// When each was finished, and which host said the last word.
+fn list_of_finished(lines: &[Line], look: Look) -> String {
+    let rows = lines.iter().map(|line| {
+        vec![
+            line.queue_id.clone(),
+            or_dash(&line.finished),
+            age(line.age),
+            line.size.to_string(),
+            line.state.clone(),
+            line.attempts.to_string(),
+            format!("<{}>", line.sender),
+            line.recipient.clone(),
+            or_dash(&line.last_mx),
+            reply_words(line),
+        ]
+    });
+    let head = [
+        "ID",
+        "FINISHED (UTC)",
+        "TOOK",
+        "SIZE",
+        "STATE",
+        "TRIES",
+        "SENDER",
+        "RECIPIENT",
+        "HOST",
+        "LAST REPLY",
+    ];
+    table(look, &head, rows.collect())
 }
 
 /// What is known of a message that is all finished.
@@ -439,6 +473,7 @@ mod tests {
             reply_source: None,
             received: String::new(),
             age: 0,
+            finished: None,
             size: 0,
             id: 0,
         };

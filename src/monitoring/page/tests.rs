@@ -30,6 +30,7 @@ fn line() -> Line {
         reply_source: Some("remote".to_owned()),
         received: "2026-01-02 03:00:00".to_owned(),
         age: 245,
+        finished: None,
         size: 7,
         id: 1,
     }

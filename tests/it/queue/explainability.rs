@@ -38,6 +38,13 @@ fn history_knows_whose_words_ended_it() {
     let listed = relay.json(&["queue", "list", "--state", "failed"]);
     let said: Vec<&str> = listed.iter().filter_map(|line| line["reply_source"].as_str()).collect();
     assert_eq!(said, ["remote", "local"]);
+    let text = relay.run_ok(&["queue", "list", "--state", "delivered"]);
+    let (head, line) = text.split_once('\n').unwrap();
+    let finished = relay
+        .db()
+        .row("SELECT datetime(finished_at, 'unixepoch') FROM history WHERE state = 'delivered'", []);
+    assert!(head.contains("FINISHED (UTC)") && head.contains("HOST") && !head.contains("NEXT"), "{text}");
+    assert!(line.contains(&finished.unwrap()) && line.contains("  mx.a.test  "), "{text}");
     let id = relay.db().row("SELECT queue_id FROM history", []).unwrap();
     let shown = relay.run_ok(&["queue", "show", &id]);
     // A person sees it, too.
@@ -78,6 +85,7 @@ fn words_of_our_own_are_marked_wherever_what_was_said_is_shown() {
         list.contains("(its destination) (local) 421 4.4.1 ") && list.contains("  451 4.2.1 busy"),
         "{list}"
     );
+    assert!(list.contains("  NEXT  ") && !list.contains("FINISHED"), "{list}");
     // A filter is of the words alone.
     assert_eq!(relay.json(&["queue", "list", "--reply", "421 4.4.1*"]).len(), 2);
     let page = wait_for("the page to tell of it", SOON, || {

@@ -249,10 +249,11 @@ const IS_SUSPENDED: &str = "EXISTS (SELECT 1 FROM suspended s WHERE s.recipient_
 /// The columns of [`Line`], its message's and its own id behind them.
 pub(super) const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient AS address, state, attempts, next_attempt, last_reply, last_mx,
-    received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply FROM queue";
+    received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply, NULL AS finished FROM queue";
 pub(super) const HISTORY_LINES: &str = "SELECT queue_id, sender, address, state, attempts, NULL, reply AS last_reply,
     mx AS last_mx, datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source,
-    message_id, domain_of(address) AS domain, NULL AS lane_reply, user, tag, received_at, finished_at FROM history";
+    message_id, domain_of(address) AS domain, NULL AS lane_reply, datetime(finished_at, 'unixepoch') AS finished,
+    user, tag, received_at, finished_at FROM history";
 
 pub(super) fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
@@ -270,6 +271,7 @@ pub(super) fn line(row: &Row<'_>) -> Result<Line> {
         id: odd::get(row, 11)?,
         reply_source: odd::get(row, 12)?,
         lane_reply: odd::get(row, 15)?,
+        finished: odd::get(row, 16)?,
     })
 }
 
