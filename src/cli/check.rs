@@ -24,6 +24,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::output::{WrongUsage, print};
+use super::queue::full;
 use super::user;
 use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY, Loaded, Problems, Settings, size_text};
@@ -321,9 +322,13 @@ fn database(settings: &Settings) -> Finding {
 
 /// Where there is a database that can be read.
 fn disk(settings: &Settings) -> Option<Finding> {
-    let room = Admin::to_read(&settings.queue.path).and_then(|queue| queue.disk_room()).ok()?;
+    let queue = Admin::to_read(&settings.queue.path).ok()?;
+    let (room, fill) = (queue.disk_room().ok()?, queue.fill().ok()?);
     Some(match room {
-        DiskRoom::Enough => Finding::ok("disk", "there is room for new mail".to_owned()),
+        DiskRoom::Enough => {
+            let text = fill.map_or_else(|| "there is room for new mail".to_owned(), |fill| full(&fill));
+            Finding::ok("disk", text)
+        }
         DiskRoom::NoBallast(why) => Finding::warning("disk", why),
         DiskRoom::Full(why) => Finding::problem("disk", format!("new mail is refused (452): {why}")),
     })

@@ -14,7 +14,7 @@ use std::path::Path;
 use clap::{ArgGroup, Args, Subcommand};
 
 use filters::Filters;
-pub(super) use text::age;
+pub(super) use text::{age, full};
 
 use super::log_output::say;
 use super::output::{WrongUsage, seen_json};

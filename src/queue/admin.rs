@@ -16,6 +16,7 @@ pub use super::admin_rows::{
     Summary, Suspended, SuspendedBy, SuspensionLine, Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
+pub use super::gauge_rows::Fill;
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 

@@ -6,6 +6,7 @@ use crate::mail::Lifetimes;
 
 use super::error::QueueError;
 use super::filter::{Action, Filter};
+use super::gauge_rows::Fill;
 use super::id::{MessageId, RecipientId};
 
 /// What somebody changed with the command line: a row of `operator_log`.
@@ -367,6 +368,8 @@ pub struct Summary {
     pub kicks_last_hour: i64,
     /// Why a relay refuses new mail (452) for want of room; none where there is room.
     pub new_mail_refused: Option<String>,
+    /// How full database and disk are.
+    pub fill: Option<Fill>,
 }
 
 /// The room on the disk as it shows from outside.

@@ -30,7 +30,7 @@ use super::admin_rows::{
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
-use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
+use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, SmallCounts};
 use super::op::Op;
 use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
@@ -380,6 +380,9 @@ pub trait AdminStore: Debug {
 
     /// Whether a relay has room for new mail, as far as that shows from outside.
     fn disk_room(&self) -> Result<DiskRoom, QueueError>;
+
+    /// How full database and disk are; none where the file system does not say.
+    fn fill(&self) -> Result<Option<Fill>, QueueError>;
 
     /// What the database finds wrong with itself; reads the whole of it.
     fn damage(&self) -> Result<Vec<String>, QueueError>;

@@ -1,5 +1,7 @@
 //! How much waits and how full the disk is, as numbers for monitoring. Each has its SELECT in `docs/monitoring.md`.
 
+use serde::Serialize;
+
 use super::id::{MessageId, RecipientId};
 
 /// Where an age bucket of [`AgeCounts`] ends, in seconds; the last has no end. As in the view `queue_by_domain`.
@@ -92,4 +94,19 @@ pub struct DiskUse {
     pub free_bytes: u64,
     /// The whole file system.
     pub size_bytes: u64,
+}
+
+/// How full database and disk are, for the command line; in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Fill {
+    /// The database's pages.
+    pub database_bytes: u64,
+    /// Those of them that are free.
+    pub database_free_bytes: u64,
+    /// What processes without privileges may still write on its file system.
+    pub disk_free_bytes: u64,
+    /// The whole file system.
+    pub disk_bytes: u64,
+    /// Kept for what is queued: new mail is refused when only this is left.
+    pub reserve_bytes: u64,
 }

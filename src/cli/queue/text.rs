@@ -10,7 +10,7 @@ use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::mail::mark_of;
 use crate::queue::admin::{
-    DialogueLine, End, Envelope, FailureLine, FinishedMessage, KickLine, Line, OldestLine, Shown,
+    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, KickLine, Line, OldestLine, Shown,
     ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
@@ -313,9 +313,29 @@ fn counts(summary: &Summary) -> String {
     text + "\n"
 }
 
+/// How full database and disk are.
+pub(in crate::cli) fn full(fill: &Fill) -> String {
+    format!(
+        "database {}, disk {} of {} free; new mail is refused below {}",
+        size(fill.database_bytes),
+        size(fill.disk_free_bytes),
+        size(fill.disk_bytes),
+        size(fill.reserve_bytes)
+    )
+}
+
+/// `0.9 MiB`, `37.0 GiB`.
+fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes < 1 << 30 { (1_u64 << 20, "MiB") } else { (1 << 30, "GiB") };
+    format!("{:.1} {name}", bytes as f64 / unit as f64)
+}
+
 pub(super) fn summary(summary: &Summary, look: Look) -> String {
-    let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, .. } = summary;
+    let Summary { domains, hosts, lanes, kicks_last_hour, new_mail_refused, fill, .. } = summary;
     let mut text = counts(summary);
+    if let Some(fill) = fill {
+        let _ = writeln!(text, "{}", full(fill));
+    }
     if let Some(why) = new_mail_refused {
         let words = format!("NEW MAIL IS REFUSED (452): {}", printable(why.as_bytes()));
         let _ = writeln!(text, "{}", look.alarm(&words));
@@ -489,5 +509,18 @@ mod tests {
         ] {
             assert_eq!(next_in(next, 1_767_300_000), wanted, "{next}");
         }
+    }
+    #[test]
+    fn it_is_told_how_full_it_is() {
+        let mib = 1 << 20;
+        let fill = Fill {
+            database_bytes: mib * 9 / 10,
+            database_free_bytes: 0,
+            disk_free_bytes: 37_888 * mib,
+            disk_bytes: 100 * 1024 * mib,
+            reserve_bytes: 64 * mib,
+        };
+        let told = "database 0.9 MiB, disk 37.0 GiB of 100.0 GiB free; new mail is refused below 64.0 MiB";
+        assert_eq!(full(&fill), told);
     }
 }

@@ -23,7 +23,7 @@ use rusqlite::Error;
 
 use crate::queue::admin_rows::DiskRoom;
 use crate::queue::contract::StoreFailure;
-use crate::queue::gauge_rows::DiskUse;
+use crate::queue::gauge_rows::{DiskUse, Fill};
 use crate::queue::shared::now_us;
 
 use super::failure::{is_failed_write, of_operation};
@@ -388,6 +388,18 @@ pub(super) fn seen_from_outside(
         )),
         _ => DiskRoom::Enough,
     }
+}
+
+/// For the command line: how full database and disk are. `pages` of the database, and how many of them are free.
+pub(super) fn fill(path: &Path, page_bytes: u32, pages: (u32, u32)) -> Option<Fill> {
+    let bytes = |pages: u32| u64::from(pages) * u64::from(page_bytes);
+    measure(path, 0, 0, 0, 0).map(|room| Fill {
+        database_bytes: bytes(pages.0),
+        database_free_bytes: bytes(pages.1),
+        disk_free_bytes: room.free,
+        disk_bytes: room.disk,
+        reserve_bytes: room.reserve(),
+    })
 }
 
 /// Whether a file of so many bytes beside the database leaves alone what is kept for outcomes.

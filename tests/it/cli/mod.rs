@@ -14,4 +14,5 @@ mod queue;
 mod sendmail;
 mod spf;
 mod sql;
+mod ten_questions;
 mod top;

@@ -18,5 +18,6 @@ pub mod relay;
 pub mod sender;
 pub mod sink;
 pub mod skipped;
+pub mod ten_questions;
 pub mod tls_client;
 pub mod world;

@@ -217,6 +217,7 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
         lanes: lanes(conn, limit_of(lanes_total))?,
         kicks_last_hour,
         new_mail_refused: None,
+        fill: None,
     })
 }
 

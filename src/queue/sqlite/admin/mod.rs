@@ -24,6 +24,7 @@ use crate::queue::admin_rows::{
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
+use crate::queue::gauge_rows::Fill;
 use crate::queue::overview_rows::{
     DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
 };
@@ -119,6 +120,12 @@ impl Admin {
     fn try_to<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, QueueError> {
         act(&self.conn).map_err(|error| explain(&self.path, error))
     }
+
+    /// Bytes of a page, how many pages there are, and how many of them are free.
+    fn pages(&self) -> Result<(u32, (u32, u32)), QueueError> {
+        let number = |pragma| self.try_to(|conn| conn.pragma_query_value(None, pragma, |row| row.get(0)));
+        Ok((number("page_size")?, (number("page_count")?, number("freelist_count")?)))
+    }
 }
 
 fn now_secs() -> i64 {
@@ -167,7 +174,8 @@ impl AdminStore for Admin {
             DiskRoom::Enough => None,
             DiskRoom::NoBallast(why) | DiskRoom::Full(why) => Some(why),
         };
-        self.try_to(|conn| Ok(Summary { new_mail_refused, ..look::summary(conn, filter, limit)? }))
+        let fill = self.fill()?;
+        self.try_to(|conn| Ok(Summary { new_mail_refused, fill, ..look::summary(conn, filter, limit)? }))
     }
 
     fn waiting_by_domain(&self) -> Result<Vec<DomainWaiting>, QueueError> {
@@ -243,11 +251,15 @@ impl AdminStore for Admin {
     }
 
     fn disk_room(&self) -> Result<DiskRoom, QueueError> {
-        let number = |pragma| self.try_to(|conn| conn.pragma_query_value(None, pragma, |row| row.get(0)));
-        let pages = (number("page_count")?, number("freelist_count")?);
+        let (page_bytes, pages) = self.pages()?;
         let noted = "SELECT datetime(value, 'unixepoch') FROM meta WHERE key = 'mail_refused_since'";
         let since = self.try_to(|conn| conn.query_row(noted, [], |row| row.get(0)).optional())?;
-        Ok(space::seen_from_outside(&self.path, number("page_size")?, pages, since))
+        Ok(space::seen_from_outside(&self.path, page_bytes, pages, since))
+    }
+
+    fn fill(&self) -> Result<Option<Fill>, QueueError> {
+        let (page_bytes, pages) = self.pages()?;
+        Ok(space::fill(&self.path, page_bytes, pages))
     }
 
     /// What `PRAGMA quick_check` finds.

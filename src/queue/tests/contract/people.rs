@@ -110,7 +110,11 @@ pub(super) fn what_waits_is_counted_for_monitoring(site: Site) {
     assert_eq!(site.queue.count_by_domain("example.com", now, 9).unwrap(), domains[1..]);
     let small = site.queue.small_counts(now).unwrap();
     assert_eq!((small.lanes_backing_off, small.hosts_throttled, small.hosts_with_workarounds), (1, 1, 0));
-    assert!(small.database_bytes > 0 && site.queue.disk_use().unwrap().free_bytes > 0);
+    let disk = site.queue.disk_use().unwrap();
+    assert!(small.database_bytes > 0 && disk.free_bytes > 0);
+    let fill = site.place.admin().fill().unwrap().unwrap();
+    assert_eq!((fill.database_bytes, fill.disk_bytes), (small.database_bytes, disk.size_bytes));
+    assert!(fill.reserve_bytes > 0 && fill.reserve_bytes <= fill.disk_bytes / 10, "{fill:?}");
     assert!(site.queue.commits().operations.counted().count() >= 2);
 }
 
