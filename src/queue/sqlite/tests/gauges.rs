@@ -60,7 +60,8 @@ fn what_waits_is_counted_in_parts_and_nothing_twice() {
 #[test]
 fn domains_are_counted_along_their_index() {
     let bench = Bench::new();
-    let (conn, sql) = (bench.somebody(), crate::queue::sqlite::gauges::DOMAINS.replace("is_suspended", "false"));
+    let (conn, sql) =
+        (bench.somebody(), crate::queue::sqlite::gauges::DOMAINS.replace("is_suspended", "false"));
     let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     let steps = plan.query_map(rusqlite::params![0, "", 9], |row| row.get::<_, String>(3)).unwrap();
     let plan = steps.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("; ");
