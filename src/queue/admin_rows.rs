@@ -222,7 +222,8 @@ pub struct ShownLabels {
 /// How a recipient was finished.
 #[derive(Debug, Clone, Serialize)]
 pub struct End {
-    /// UTC.
+    /// UTC. In JSON it is the line that says so.
+    #[serde(skip)]
     pub finished: String,
     /// `operator` or `outcome`.
     pub finished_by: Option<String>,

@@ -108,14 +108,16 @@ impl fmt::Debug for LoginWords {
     }
 }
 
-/// Without line ends and blanks, in small letters, and of both alphabets of base 64 (RFC 4648 §5) the first.
+/// Without line ends, blanks and tabs (which are shown as `\x09`), in small letters, and of both alphabets of base 64
+/// (RFC 4648 §5) the first.
 fn squeezed(text: &str) -> Vec<u8> {
+    let text = text.to_lowercase().replace("\\x09", "");
     let bytes = text.bytes().filter(|byte| !byte.is_ascii_whitespace());
     bytes
         .map(|byte| match byte {
             b'-' => b'+',
             b'_' => b'/',
-            other => other.to_ascii_lowercase(),
+            other => other,
         })
         .collect()
 }
@@ -201,7 +203,8 @@ mod tests {
 
     /// By no code of above.
     fn bare(text: &str) -> String {
-        text.split_whitespace().collect::<String>().to_lowercase().replace('-', "+").replace('_', "/")
+        let text = text.replace("\\x09", "").to_lowercase();
+        text.split_whitespace().collect::<String>().replace('-', "+").replace('_', "/")
     }
 
     proptest! {
