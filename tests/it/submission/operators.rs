@@ -54,7 +54,7 @@ fn xsta_and_xcir_tell_what_waits_where_and_why() {
     // The reason is on disk within a second of the trouble.
     wait_for("the reason", SOON, || {
         lines(&mut client, "XCIR down.test")[0].contains("0 of 1 connections busy").then_some(())?;
-        lines(&mut client, "XCIR down.test")[0].contains(" in line: 421 4.4.1 ").then_some(())
+        lines(&mut client, "XCIR down.test")[0].contains(" in line: (local) 421 4.4.1 ").then_some(())
     });
     let open = lines(&mut client, "XCIR later.test");
     assert_eq!(open, ["later.test: open, 0 of 8 connections busy, 0 in line"]);
