@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, Result as Answer};
 
-use crate::queue::admin_rows::Copied;
+use crate::queue::copy_rows::Copied;
 use crate::queue::error::QueueError;
 
 use super::admin::connect;
