@@ -86,6 +86,8 @@ pub struct OldestLine {
     pub age: i64,
     /// How many wait.
     pub recipients: i64,
+    /// How many of these are suspended.
+    pub suspended: i64,
     /// Of a message: its sender.
     pub sender: Option<String>,
     /// What was said last, of its first recipient or of the lane; `(local)` before words of Postrider's own.
@@ -414,6 +416,8 @@ pub struct SuspensionLine {
     pub login: String,
     /// How many recipients wait behind it.
     pub recipients: i64,
+    /// When the first of these is past its lifetime and goes back to its sender, UTC.
+    pub expires: Option<String>,
 }
 
 /// A suspension that a recipient waits behind.
@@ -451,6 +455,8 @@ impl From<&SuspensionLine> for SuspendedBy {
 pub struct Suspended {
     /// How many recipients wait behind it.
     pub recipients: i64,
+    /// When the first of these is past its lifetime, Unix seconds.
+    pub expires_at: Option<i64>,
     /// The same was suspended before; this took its place.
     pub replaced: bool,
 }
@@ -474,8 +480,10 @@ pub struct DomainLine {
     pub older: i64,
     /// Held.
     pub held: i64,
-    /// UTC.
+    /// UTC; `suspended` where all that is not held is, `ATRN` where it is fetched.
     pub next_attempt: Option<String>,
+    /// Suspended.
+    pub suspended: i64,
 }
 
 /// A row of `kicks`.

@@ -285,7 +285,9 @@ impl AdminStore for Admin {
             let replaced = suspensions::write(&part, what)?;
             part.commit().map(|()| replaced)
         })?;
-        Ok(Suspended { replaced, recipients: self.try_to(|conn| suspensions::waiting(conn, &what.whose))? })
+        let behind = self.try_to(|conn| suspensions::behind(conn, std::slice::from_ref(what)))?;
+        let behind = behind.get(&what.whose).copied().unwrap_or_default();
+        Ok(Suspended { replaced, recipients: behind.recipients, expires_at: behind.first_end })
     }
 
     fn resume(&self, what: Option<&Whose>) -> Result<usize, QueueError> {
@@ -302,6 +304,11 @@ impl AdminStore for Admin {
 
     fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError> {
         self.try_to(|conn| suspensions::read(conn, now_secs()))
+    }
+
+    fn knows_user(&self, name: &str) -> Result<bool, QueueError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM messages WHERE user = ?1) OR EXISTS (SELECT 1 FROM history WHERE user = ?1)";
+        self.try_to(|conn| conn.query_row(sql, [name], |row| row.get(0)))
     }
 
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {
