@@ -233,14 +233,7 @@ pub fn run(
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
-        Verb::Kicks { limit, json } => {
-            let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
-            if *json {
-                json_lines(&kicks, total)
-            } else {
-                text::kicks(&kicks, look) + &more(kicks.len(), total)
-            }
-        }
+        Verb::Kicks { limit, json } => kicks(path, (*limit, *json), look)?,
         Verb::Failures { filters, state, limit, json } => {
             let mut lines = Admin::to_read(path)?.failures(&filters.filter(&[], state.clone()))?;
             let total = lines.len() as i64;
@@ -281,6 +274,14 @@ pub fn run(
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
+    let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
+    Ok(match json {
+        true => json_lines(&kicks, total),
+        false => text::kicks(&kicks, look) + &more(kicks.len(), total),
+    })
 }
 
 fn show(

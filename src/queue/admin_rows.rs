@@ -8,6 +8,7 @@ use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::Fill;
 use super::id::{MessageId, RecipientId};
+use super::suspension::{SuspendedBy, SuspensionLine};
 
 /// What somebody changed with the command line: a row of `operator_log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -397,68 +398,6 @@ pub struct LaneLine {
     pub until: String,
     /// What was said last.
     pub last_reply: String,
-}
-
-/// A row of `suspensions`.
-#[derive(Debug, Clone, Serialize)]
-pub struct SuspensionLine {
-    /// `domain`, `user` or `tag`.
-    pub kind: &'static str,
-    /// Which.
-    pub value: String,
-    /// UTC.
-    pub since: Option<String>,
-    /// UTC; none: until somebody resumes it.
-    pub until: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-    /// Who did it.
-    pub login: String,
-    /// How many recipients wait behind it.
-    pub recipients: i64,
-    /// When the first of these is past its lifetime and goes back to its sender, UTC.
-    pub expires: Option<String>,
-}
-
-/// A suspension that a recipient waits behind.
-#[derive(Debug, Clone, Serialize)]
-pub struct SuspendedBy {
-    /// `domain`, `user` or `tag`.
-    pub kind: String,
-    /// Which.
-    pub value: String,
-    /// UTC; none: until somebody resumes it.
-    pub until: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-}
-
-impl SuspendedBy {
-    /// For people: `tag bulk until …: wrong text`.
-    pub fn words(&self) -> String {
-        let SuspendedBy { kind, value, until, reason } = self;
-        let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
-        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!("{kind} {value} until {until}{reason}")
-    }
-}
-
-impl From<&SuspensionLine> for SuspendedBy {
-    fn from(line: &SuspensionLine) -> SuspendedBy {
-        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
-        SuspendedBy { kind: kind.to_owned(), value, until, reason }
-    }
-}
-
-/// What came of suspending something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Suspended {
-    /// How many recipients wait behind it.
-    pub recipients: i64,
-    /// When the first of these is past its lifetime, Unix seconds.
-    pub expires_at: Option<i64>,
-    /// The same was suspended before; this took its place.
-    pub replaced: bool,
 }
 
 /// A line of the view `queue_by_domain`.

@@ -26,7 +26,7 @@ use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    OldestLine, Order, Selected, Shown, Summary,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
@@ -38,7 +38,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Place, Sweep,
 };
-use super::suspension::{Suspension, Whose};
+use super::suspension::{Suspended, Suspension, SuspensionLine, Whose};
 use super::traffic_rows::{GroupBy, Traffic, Wanted};
 use super::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, TlsReportDue};
 

@@ -214,10 +214,7 @@ impl Reader {
             self.read_due(rows, lanes, ready, at)?;
         }
         if self.urgent.is_on_its_way {
-            let urgent = self.urgent.read(rows, lanes, self.portions, now)?;
-            let mut locked = lock(lanes);
-            urgent.into_iter().for_each(|due| locked.add(due, steady));
-            drop(locked);
+            self.read_urgent(rows, lanes, at)?;
             ready();
         }
         if let Some(after) = self.survey.take() {
@@ -280,6 +277,18 @@ impl Reader {
         Ok((suspended, resumed))
     }
 
+    fn read_urgent(
+        &mut self,
+        rows: &dyn Reads,
+        lanes: &Mutex<Lanes>,
+        Moment { now, steady }: Moment,
+    ) -> Result<(), QueueError> {
+        let urgent = self.urgent.read(rows, lanes, self.portions, now)?;
+        let mut locked = lock(lanes);
+        urgent.into_iter().for_each(|due| locked.add(due, steady));
+        Ok(())
+    }
+
     fn read_due(
         &mut self,
         rows: &dyn Reads,
@@ -289,9 +298,7 @@ impl Reader {
     ) -> Result<(), QueueError> {
         if self.cursor == DueCursor::default() {
             // A read from the start may take many pages, so urgent recipients are read first.
-            let urgent = self.urgent.read(rows, lanes, self.portions, now)?;
-            let mut locked = lock(lanes);
-            urgent.into_iter().for_each(|due| locked.add(due, steady));
+            self.read_urgent(rows, lanes, Moment { now, steady })?;
         }
         for _ in 0..self.portions.pages {
             let page = rows.due(self.cursor, now, self.portions.page)?;

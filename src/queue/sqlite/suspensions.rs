@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, Result, Row, ToSql, params};
 
-use crate::queue::admin_rows::SuspensionLine;
 use crate::queue::shared::now_us;
-use crate::queue::suspension::{SUSPENSIONS_MAX, Suspension, Suspensions, Whose};
+use crate::queue::suspension::{SUSPENSIONS_MAX, Suspension, SuspensionLine, Suspensions, Whose};
 
 use super::odd;
 use super::settle::TIME_MAX;
@@ -94,7 +93,7 @@ pub(super) struct Behind {
     pub(super) first_end: Option<i64>,
 }
 
-/// What waits behind each. One walk through all that waits, however many there are; of a single domain, through its own.
+/// What waits behind each. One walk through all that waits, however many there are; of one domain, through its own.
 pub(super) fn behind(conn: &Connection, rows: &[Suspension]) -> Result<HashMap<Whose, Behind>> {
     let (of_domain, domain) = match rows {
         [] => return Ok(HashMap::new()),

@@ -19,7 +19,7 @@ use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    OldestLine, Order, Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -31,6 +31,7 @@ use crate::queue::overview_rows::{
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
+use crate::queue::suspension::{Suspended, SuspensionLine};
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
