@@ -167,7 +167,7 @@ enum Command {
 fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
     let path = config::queue_path(config)?;
     let mut answer = Vec::new();
-    let outcome = queue::run(arguments, &path, &mut answer);
+    let outcome = queue::run(arguments, config, &path, &mut answer);
     // What was found out before a failure is the reason for it.
     output::print_bytes(&answer)?;
     match outcome {
@@ -307,7 +307,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
     let is_wrong_socket =
         matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
     let needs_a_person = error.downcast_ref().is_some_and(QueueError::needs_a_person);
-    if error.is::<WrongUsage>() || is_wrong_socket || needs_a_person { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
+    if error.is::<WrongUsage>() || is_wrong_socket || needs_a_person {
+        ExitCode::from(WRONG_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[cfg(test)]

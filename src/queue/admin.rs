@@ -11,14 +11,14 @@ use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HostLine, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
-    RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Suspended, SuspendedBy, SuspensionLine, Try,
+    FinishedMessage, HostLine, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order, RouteInUse,
+    Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 pub use super::copy_rows::{Copied, HowToRestore, Recovered, RecoveredTable, Restored};
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::gauge_rows::Fill;
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
+pub use super::suspension::{Suspended, SuspendedBy, SuspensionLine};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

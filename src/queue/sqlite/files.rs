@@ -78,7 +78,9 @@ impl Files {
                 ErrorKind::ReadOnlyFilesystem => {
                     "mount it to be written (mount -o remount,rw); the kernel's log says why it is not"
                 }
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on its disk, see `df` and `df -i`",
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room on its disk, see `df` and `df -i`"
+                }
                 _ => "it and its directory must belong to the user that runs postrider",
             },
             source,

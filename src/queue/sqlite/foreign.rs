@@ -24,7 +24,8 @@ pub(super) fn leave_out(fresh: &Connection) -> Result<Vec<String>> {
 
 /// Triggers first: those on a view go with it.
 fn views_and_triggers(conn: &Connection) -> Result<Vec<(String, String, String)>> {
-    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') ORDER BY type, name";
+    let sql =
+        "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') ORDER BY type, name";
     let mut statement = conn.prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     rows.collect()

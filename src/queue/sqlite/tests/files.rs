@@ -190,7 +190,8 @@ fn what_was_removed_while_it_was_open_is_rescued() {
             _ => fs::rename(&kept[0], directory.path().join(format!("queue.db{}", ends[0]))).unwrap(),
         }
         let database = Database::open(&settings(path)).unwrap();
-        let waits = database.conn.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0));
+        let waits =
+            database.conn.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0));
         assert_eq!(waits.unwrap(), 1, "{ends:?}");
     }
 }
