@@ -133,12 +133,12 @@ fn a_log_is_never_taken_into_another_database() {
         drop(conn);
         fs::rename(d.join("copy.db"), d.join("queue.db")).unwrap();
     };
-    let deeds: [(fn(&Path), &str); 3] = [
-        (|_| (), "is not there"),
-        (|d| drop(fs::File::create(d.join("queue.db")).unwrap()), "is empty"),
-        (copy, "is a copy, made without a log"),
+    let deeds: [Deed; 3] = [
+        ("mv", |_| (), "is not there"),
+        ("mv, touch", |d| drop(fs::File::create(d.join("queue.db")).unwrap()), "is empty"),
+        ("mv, cp", copy, "is a copy, made without a log"),
     ];
-    for (act, said) in deeds {
+    for (_, act, said) in deeds {
         let (directory, path) = killed();
         fs::rename(&path, directory.path().join("moved.db")).unwrap();
         act(directory.path());
