@@ -372,6 +372,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
     log_output::start("info", loaded.settings.log).context(log_output::NO_THREAD)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     look_at_certificate(&loaded.settings);
+    look_at_users(&loaded.settings);
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
     if loaded.is_built_in() {
@@ -453,6 +454,7 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         look_at_certificate(&loaded.settings);
+        look_at_users(&loaded.settings);
         relay.reload(&loaded.settings)?;
         log_output::configure(loaded.settings.log);
         relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
@@ -476,6 +478,12 @@ fn look_at_certificate(settings: &Settings) {
             check::Level::Warning => log::warn!("certificate: {}", finding.text),
             check::Level::Problem => log::error!("certificate: {}", finding.text),
         }
+    }
+}
+
+fn look_at_users(settings: &Settings) {
+    if let Some(missing) = check::users_missing(settings) {
+        log::warn!("users: {missing}");
     }
 }
 

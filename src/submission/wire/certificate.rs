@@ -3,14 +3,15 @@
 //! Whoever renews a certificate replaces two files, one after the other, in place or by symbolic links (certbot). So a
 //! new pair is taken once both files stood still from one look to the next, can be read and fit together. Until then
 //! the pair in use stays: a handshake gets the one or the other, and never half of one. And it stays while it holds and
-//! the new one does not: a renewal that went wrong (the file of another host, an old backup) is told, and costs no client.
+//! the new one does not: a renewal that went wrong (the file of another host, an old backup) is told, and costs no
+//! client.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
@@ -92,8 +93,9 @@ impl Certificate {
     /// Whether it is the one that these settings want.
     pub fn is_of(&self, settings: &CertificateSettings, hostname: &Domain) -> bool {
         let wanted = tls::files(settings, hostname);
-        wanted.is_ok_and(|(certificate, key)| (&self.files.certificate, &self.files.key) == (&certificate, &key))
-            && self.server == server_name(hostname)
+        wanted.is_ok_and(|(certificate, key)| {
+            (&self.files.certificate, &self.files.key) == (&certificate, &key)
+        }) && self.server == server_name(hostname)
     }
 
     /// Takes at once what is in the files now, unless it is worse, for whoever reloads.
@@ -238,7 +240,8 @@ impl ResolvesServerCert for Certificate {
 
 impl Files {
     fn found(&self) -> Found {
-        [&self.certificate, &self.key].map(|file| guarded::read_small(file).map_err(|error| error.to_string()))
+        [&self.certificate, &self.key]
+            .map(|file| guarded::read_small(file).map_err(|error| error.to_string()))
     }
 
     /// The pair, which fits together.
@@ -275,7 +278,9 @@ fn judged_at(leaf: &CertificateDer<'_>, at: Duration) -> Option<CertificateError
 fn fault_of_dates(leaf: &CertificateDer<'_>, now: i64) -> Option<&'static str> {
     match judged_at(leaf, Duration::from_secs(u64::try_from(now).unwrap_or(0)))? {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some("has expired"),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Some("is not valid yet"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            Some("is not valid yet")
+        }
         _ => None,
     }
 }

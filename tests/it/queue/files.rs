@@ -74,7 +74,7 @@ fn a_start_that_fails_for_an_address_leaves_no_unclean_end() {
     let taken = std::net::TcpListener::bind(relay.implicit).unwrap();
     relay.spawn();
     assert_eq!(relay.wait_for_exit(SOON).code(), Some(1), "{}", relay.log());
-    assert!(!relay.path("queue.db-wal").exists());
+    assert_eq!(relay.path("queue.db-wal").metadata().map_or(0, |log| log.len()), 0);
     drop(taken);
     relay.start_again();
     assert_eq!(relay.logged(&["unclean end"]), [""; 0]);

@@ -129,7 +129,7 @@ fn a_worse_pair_never_replaces_a_good_one() {
 fn a_fifo_in_the_place_of_a_key_holds_nobody_up() {
     let stage = Stage::new();
     fs::remove_file(stage.path("key.pem")).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, &stage.path("key.pem"), rustix::fs::Mode::RWXU).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, stage.path("key.pem"), rustix::fs::Mode::RWXU).unwrap();
     stage.assert_old("a FIFO");
     fs::remove_file(stage.path("key.pem")).unwrap();
     stage.write("key.pem", &stage.new.key);
