@@ -1,10 +1,10 @@
 //! How long an operator waits for an answer: of a long history, of the ten questions, and of a long queue.
 //!
 //! `cargo bench --bench operator`, on the file system of `target/`. Optional arguments: rows of the long history
-//! (1,000,000), days over which they came (7), recipients of the long queue (1,000,000). `PARTS=history,ten,queue` picks.
-//! Ends with an error where mail takes 50 ms to be found in the long history, a report of 50,000 recipients 200 ms, one of
-//! the ten questions (docs/sql.md; 50,000 wait and 50,000 are in history) 200 ms by its command or by its SELECT, or the
-//! status page of the long queue 100 ms.
+//! (1,000,000), days over which they came (7), recipients of the long queue (1,000,000). `PARTS=history,ten,queue`
+//! picks. Ends with an error where mail takes 50 ms to be found in the long history, a report of 50,000 recipients
+//! 200 ms, one of the ten questions (docs/sql.md; 50,000 wait and 50,000 are in history) 200 ms by its command or by
+//! its SELECT, or the status page of the long queue 100 ms.
 
 #[allow(dead_code, reason = "what other benches use")]
 #[path = "relay/load.rs"]

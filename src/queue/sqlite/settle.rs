@@ -32,8 +32,8 @@ pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1"
 pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
-/// Rows of `history` that have one part: its pages of the index by Message-ID are few, and who looks takes a step in each
-/// part, a thousand of a million rows.
+/// Rows of `history` that have one part: its pages of the index by Message-ID are few, and who looks takes a step in
+/// each part, a thousand of a million rows.
 const PART_ROWS: u32 = 1_024;
 /// Bytes of `recipients.last_reply` that are written on a full disk.
 const REPLY_BYTES_FULL_DISK: usize = 120;

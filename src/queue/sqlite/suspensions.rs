@@ -14,8 +14,8 @@ use super::settle::TIME_MAX;
 const ROWS: &str = "SELECT kind, value, since, until, reason, login FROM suspensions";
 /// Those that count at ?1.
 const IS_ON: &str = "(until IS NULL OR until > ?1)";
-/// Of a row of `recipients`, by the one rule ([`Suspensions::that_cover`]); the view `suspended` says the same in SQL. An
-/// index says whether it is to be returned: who groups by domain needs no more of a row than the index by domain has.
+/// Of a row of `recipients`, by the one rule ([`Suspensions::that_cover`]); the view `suspended` says the same in SQL.
+/// An index says whether it is to be returned: who groups by domain needs no more than the index by domain has.
 fn is_suspended(covered: &str) -> String {
     format!(
         "iif(recipients.state = 'queued' AND {covered},
@@ -29,8 +29,8 @@ const BY_MESSAGE: &str = "
     coalesce((SELECT is_covered(recipients.domain, m.user, m.tag) FROM messages m WHERE m.id = recipients.message_id),
              false)";
 
-/// The SQL with what its word `is_suspended` stands for; where nothing is suspended, that costs nothing, and where no user
-/// and no tag is, little.
+/// The SQL with what its word `is_suspended` stands for; where nothing is suspended, that costs nothing, and where no
+/// user and no tag is, little.
 pub(super) fn if_any(conn: &Connection, sql: &str) -> Result<String> {
     let now = now_us() / 1_000_000;
     let rows = read(conn, now)?;
