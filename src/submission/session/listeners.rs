@@ -2,9 +2,9 @@
 //! have, or nothing has changed.
 //!
 //! A listener stays where the new settings want the same socket, and its file was not removed. `[::]` with `0.0.0.0`
-//! beside it is another socket than `[::]` alone (`sockets.rs`), and an address may be in use by a listener that the new
-//! settings no longer have: such listeners are closed before the others are opened, and opened again should that fail.
-//! Connections that wait are taken before, and new ones are refused for that moment.
+//! beside it is another socket than `[::]` alone (`sockets.rs`), and an address may be in use by a listener that the
+//! new settings no longer have: such listeners are closed before the others are opened, and opened again should that
+//! fail. Connections that wait are taken before, and new ones are refused for that moment.
 //!
 //! A socket that systemd opened is never closed from here: connections would wait in it for an answer that never
 //! comes. Settings without it are refused (`Sockets::all_listed`).
