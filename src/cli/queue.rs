@@ -17,7 +17,7 @@ use filters::Filters;
 pub(super) use text::{age, full};
 
 use super::log_output::say;
-use super::output::{WrongUsage, seen_json};
+use super::output::{WrongUsage, json_line};
 use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
@@ -206,11 +206,16 @@ pub enum QueueCommandError {
     Output(#[from] io::Error),
 }
 
-/// Does what `args` say with the queue at `path`.
+/// Does what `args` say with the queue at `path`, whose `config` this is.
 ///
 /// # Errors
 /// One line for standard error; exit code 1.
-pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<(), QueueCommandError> {
+pub fn run(
+    args: &QueueArgs,
+    config: Option<&Path>,
+    path: &Path,
+    out: &mut impl io::Write,
+) -> Result<(), QueueCommandError> {
     let (now, look) = (Clock::system().now(), Look::of_stdout());
     let answer = match &args.verb {
         Verb::List { filters, state, limit, json } => {
@@ -228,14 +233,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
-        Verb::Kicks { limit, json } => {
-            let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
-            if *json {
-                json_lines(&kicks, total)
-            } else {
-                text::kicks(&kicks, look) + &more(kicks.len(), total)
-            }
-        }
+        Verb::Kicks { limit, json } => kicks(path, (*limit, *json), look)?,
         Verb::Failures { filters, state, limit, json } => {
             let mut lines = Admin::to_read(path)?.failures(&filters.filter(&[], state.clone()))?;
             let total = lines.len() as i64;
@@ -267,7 +265,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary_of(&filters.filter(&[], None), *limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
-        Verb::Suspended(verb) => suspend::run(verb, path, now, look)?,
+        Verb::Suspended(verb) => suspend::run(verb, (config, path), now, look)?,
         Verb::Kick(selection) => return change::change(path, selection, Action::Kick, look, out),
         Verb::Hold(selection) => return change::change(path, selection, Action::Hold, look, out),
         Verb::Release(selection) => return change::change(path, selection, Action::Release, look, out),
@@ -276,6 +274,14 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
+    let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
+    Ok(match json {
+        true => json_lines(&kicks, total),
+        false => text::kicks(&kicks, look) + &more(kicks.len(), total),
+    })
 }
 
 fn show(
@@ -334,11 +340,6 @@ fn json_lines(values: &[impl serde::Serialize], total: i64) -> String {
     values.iter().map(json_line).chain(cut).collect()
 }
 
-fn json_line(value: &impl serde::Serialize) -> String {
-    // Structs of strings and numbers always have a JSON form.
-    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,7 +392,8 @@ mod tests {
     #[test]
     fn a_queue_that_is_not_there_is_said_so_in_one_line() {
         let args = parse(&["list"]).unwrap();
-        let error = run(&args, Path::new("/nonexistent/queue.db"), &mut Vec::new()).unwrap_err().to_string();
+        let error =
+            run(&args, None, Path::new("/nonexistent/queue.db"), &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/queue.db") && error.contains("postrider serve"), "{error}");
         assert!(!error.contains('\n'));
     }

@@ -19,7 +19,7 @@ use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    OldestLine, Order, Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -31,6 +31,7 @@ use crate::queue::overview_rows::{
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
+use crate::queue::suspension::{Suspended, SuspensionLine};
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
@@ -38,8 +39,8 @@ use super::failure::{explain, is_full};
 use super::files::{in_use_by, may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, dialogues, filter, host_settings, integrity, logins, migrate, operator_log, routes,
-    space, sts_policies, suspensions, tls_results,
+    backoffs, checkpoints, counts, dialogues, filter, host_settings, integrity, logins, migrate,
+    operator_log, routes, space, sts_policies, suspensions, tls_results,
 };
 
 #[cfg(test)]
@@ -86,6 +87,9 @@ fn open(path: &Path, write: bool) -> rusqlite::Result<Connection> {
     let pragmas = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
     conn.execute_batch(if write { pragmas } else { "" })?;
     conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    if write {
+        checkpoints::leave_them_to_litestream(&conn)?;
+    }
     Ok(conn)
 }
 
@@ -285,7 +289,9 @@ impl AdminStore for Admin {
             let replaced = suspensions::write(&part, what)?;
             part.commit().map(|()| replaced)
         })?;
-        Ok(Suspended { replaced, recipients: self.try_to(|conn| suspensions::waiting(conn, &what.whose))? })
+        let behind = self.try_to(|conn| suspensions::behind(conn, std::slice::from_ref(what)))?;
+        let behind = behind.get(&what.whose).copied().unwrap_or_default();
+        Ok(Suspended { replaced, recipients: behind.recipients, expires_at: behind.first_end })
     }
 
     fn resume(&self, what: Option<&Whose>) -> Result<usize, QueueError> {
@@ -302,6 +308,11 @@ impl AdminStore for Admin {
 
     fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError> {
         self.try_to(|conn| suspensions::read(conn, now_secs()))
+    }
+
+    fn knows_user(&self, name: &str) -> Result<bool, QueueError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM messages WHERE user = ?1) OR EXISTS (SELECT 1 FROM history WHERE user = ?1)";
+        self.try_to(|conn| conn.query_row(sql, [name], |row| row.get(0)))
     }
 
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {
