@@ -182,8 +182,8 @@ fn send(options: &Options, target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All of standard input, which no session waits for: a caller may take hours to write. Of one that is long, the relay is
-/// asked first how much it takes.
+/// All of standard input, which no session waits for: a caller may take hours to write. Of one that is long, the relay
+/// is asked first how much it takes.
 fn input(target: &Target) -> Result<Vec<u8>, Failure> {
     let failed = |error: io::Error| Failure::new(exit::TEMPORARY, format!("standard input: {error}"));
     if is_closed() {

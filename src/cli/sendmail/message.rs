@@ -116,8 +116,8 @@ pub(super) fn with_from(content: Vec<u8>, sender: &Address, full_name: Option<&s
     whole
 }
 
-/// The fields of the header: names, and where their values stand with all of their lines. A line that is no field has no
-/// name.
+/// The fields of the header: names, and where their values stand with all of their lines. A line that is no field has
+/// no name.
 fn fields(content: &[u8]) -> Vec<(String, Range<usize>)> {
     let mut fields: Vec<(String, Range<usize>)> = Vec::new();
     let mut begin = 0;

@@ -46,7 +46,8 @@ impl LastReply {
         }
     }
 
-    /// 221 after QUIT, or a caller that went after its mail was taken. A relay that closes the connection says 421 or 5xx.
+    /// 221 after QUIT, or a caller that went after its mail was taken. A relay that closes the connection says 421 or
+    /// 5xx.
     pub(super) fn is_success(&self) -> bool {
         self.class == b'2'
     }
