@@ -517,6 +517,8 @@ pub struct Restored {
     pub copied: Copied,
     /// Failures that their senders are still to be told of.
     pub pending_reports: i64,
+    /// Suspensions that are in force again.
+    pub suspensions: i64,
     /// Whether all that waits is as it was, and not held.
     pub as_it_was: bool,
     /// Where the queue of before is now; none where there was none.

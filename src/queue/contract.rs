@@ -30,13 +30,13 @@ use super::admin_rows::{
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
-use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, SmallCounts};
+use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, LaneCount, SmallCounts};
 use super::op::Op;
 use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
-    LaneCount, Over, PendingReports, Place, Sweep,
+    Over, PendingReports, Place, Sweep,
 };
 use super::suspension::{Suspended, Suspension, SuspensionLine, Whose};
 use super::traffic_rows::{GroupBy, Traffic, Wanted};

@@ -57,14 +57,16 @@ pub(super) fn change(
         let mut answer = serde_json::json!({
             "action": action.as_str(), "recipients": made.recipients, "left": made.left
         });
-        if suspended > 0 {
+        if matches!(action, Action::Kick | Action::Release) {
             answer["suspended"] = suspended.into();
         }
         out.write_all(json_line(&answer).as_bytes())?;
     } else if made.why.is_none() {
         let mut answer = format!("{}{}\n", made.text(action), made.of_the_others());
         if suspended > 0 {
-            answer += &format!("({suspended} of them still suspended: `postrider queue suspensions`)\n");
+            answer += &format!(
+                "({suspended} of them still suspended, and tried when resumed: `postrider queue suspensions`)\n"
+            );
         }
         out.write_all(answer.as_bytes())?;
     }
