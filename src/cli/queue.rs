@@ -17,7 +17,7 @@ use filters::Filters;
 pub(super) use text::{age, full};
 
 use super::log_output::say;
-use super::output::{WrongUsage, seen_json};
+use super::output::{WrongUsage, json_line};
 use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
@@ -338,11 +338,6 @@ fn json_lines(values: &[impl serde::Serialize], total: i64) -> String {
         json_line(&serde_json::json!({ "shown": values.len(), "total": total }))
     });
     values.iter().map(json_line).chain(cut).collect()
-}
-
-fn json_line(value: &impl serde::Serialize) -> String {
-    // Structs of strings and numbers always have a JSON form.
-    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::output::{WrongUsage, print, seen_json};
+use super::output::{WrongUsage, json_line, print};
 use super::queue::age;
 use super::table::{Look, table};
 use crate::clock::Clock;
@@ -61,7 +61,7 @@ pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
     });
     let traffic = Admin::to_read(&config::queue_path(config)?)?.traffic(since, by, args.limit)?;
     if args.json {
-        return print(&(seen_json(&serde_json::to_string(&traffic)?) + "\n"));
+        return print(&json_line(&traffic));
     }
     print(&text(&traffic, args.by, Look::of_stdout()))
 }
