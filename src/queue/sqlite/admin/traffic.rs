@@ -1,7 +1,7 @@
 //! What went through the relay since a time, in numbers: one pass over what was finished since then, along its index,
-//! and one over what came.
+//! and one over what waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, Result, Row};
 
@@ -19,52 +19,39 @@ const OTHERS: &str = "(others)";
 /// Leading bits of a delivery's seconds that are kept: exact up to a minute, to three in a hundred beyond.
 const SECS_BITS: u32 = 6;
 
+/// Only where something of the message is wanted: a step for each recipient.
+const MESSAGES: &str = "JOIN messages m ON m.id = r.message_id";
+
 /// See [`crate::queue::AdminStore::traffic`].
 pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic> {
     let mut counts = Counts::new(by);
-    let (finished, waiting) = match by {
-        None => ("NULL", "NULL"),
-        Some(GroupBy::User) => ("user", "m.user"),
-        Some(GroupBy::Domain) => ("address", "r.domain"),
-        Some(GroupBy::Tag) => ("tag", "m.tag"),
-        Some(GroupBy::Host) => ("mx", "r.last_mx"),
+    let (finished, waiting, messages) = match by {
+        None => ("NULL", "NULL", ""),
+        Some(GroupBy::User) => ("user", "m.user", MESSAGES),
+        Some(GroupBy::Domain) => ("address", "r.domain", ""),
+        Some(GroupBy::Tag) => ("tag", "m.tag", MESSAGES),
+        Some(GroupBy::Host) => ("mx", "r.last_mx", ""),
     };
-    let sql = format!(
-        "SELECT {finished}, state, finished_at - received_at, reply_source,
+    // What came since then was finished since then, if it is.
+    let of_finished = format!(
+        "SELECT {finished}, message_id >= ?1 * 1000000, state, finished_at - received_at, reply_source,
                 iif(state IN ('failed', 'expired'), reply, NULL)
          FROM history INDEXED BY history_by_end WHERE finished_at >= ?1"
     );
-    let mut statement = conn.prepare(&sql)?;
+    let of_waiting = format!(
+        "SELECT {waiting}, r.message_id >= ?1 * 1000000, r.attempts > 0 AND r.last_attempt_at >= ?1,
+                r.last_reply_source, r.last_reply
+         FROM recipients r {messages}"
+    );
+    let mut statement = conn.prepare(&of_finished)?;
     let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
         counts.finished(row)?;
     }
-    let from = since.saturating_mul(1_000_000);
-    let came = [
-        format!("SELECT {finished}, count(*) FROM history WHERE message_id >= ?1 GROUP BY 1"),
-        format!(
-            "SELECT {waiting}, count(*) FROM messages m JOIN recipients r ON r.message_id = m.id
-             WHERE m.id >= ?1 GROUP BY 1"
-        ),
-    ];
-    for sql in came {
-        let mut statement = conn.prepare(&sql)?;
-        let mut rows = statement.query([from])?;
-        while let Some(row) = rows.next()? {
-            let (name, count) = (odd::text(row, 0)?, odd::get::<i64>(row, 1)?.unsigned_abs());
-            counts.each(name, |line| line.accepted += count);
-        }
-    }
-    let sql = format!(
-        "SELECT {waiting}, r.last_reply_source, r.last_reply FROM recipients r JOIN messages m ON m.id = r.message_id
-         WHERE r.attempts > 0 AND r.last_attempt_at >= ?1"
-    );
-    let mut statement = conn.prepare(&sql)?;
+    let mut statement = conn.prepare(&of_waiting)?;
     let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
-        counts.each(odd::text(row, 0)?, |line| line.deferred += 1);
-        let of = ("deferred".to_owned(), odd::text(row, 1)?);
-        *counts.reasons.of(of, &odd::get::<String>(row, 2)?) += 1;
+        counts.waiting(row)?;
     }
     Ok(counts.traffic(since, limit))
 }
@@ -75,6 +62,8 @@ struct Counts {
     total: Counted,
     groups: BTreeMap<Option<String>, Counted>,
     reasons: Reasons<(String, Option<String>), u64>,
+    /// How domains are written, and what they are.
+    domains: HashMap<String, String>,
 }
 
 /// Of one group.
@@ -86,37 +75,66 @@ struct Counted {
 
 impl Counts {
     fn new(by: Option<GroupBy>) -> Counts {
-        Counts { by, total: Counted::default(), groups: BTreeMap::new(), reasons: Reasons::new() }
+        let (groups, domains) = (BTreeMap::new(), HashMap::new());
+        Counts { by, total: Counted::default(), groups, reasons: Reasons::new(), domains }
     }
 
     fn finished(&mut self, row: &Row<'_>) -> Result<()> {
-        let (name, state, secs) = (odd::text(row, 0)?, odd::text(row, 1)?, odd::get::<i64>(row, 2)?);
-        let state = state.unwrap_or_default();
-        let secs = u32::try_from(secs.max(0)).unwrap_or(u32::MAX);
-        self.in_each(name, |counted| match state.as_str() {
-            "delivered" | "relayed" => {
-                counted.line.delivered += 1;
-                counted.took.add(secs);
+        let (name, came, state) =
+            (odd::text(row, 0)?, odd::get::<bool>(row, 1)?, odd::get::<String>(row, 2)?);
+        let is_address = self.by == Some(GroupBy::Domain);
+        let name = if is_address { name.map(|address| self.domain_of(&address)) } else { name };
+        let secs = u32::try_from(odd::get::<i64>(row, 3)?.max(0)).unwrap_or(u32::MAX);
+        self.in_each(name, |Counted { line, took }| {
+            line.accepted += u64::from(came);
+            match state.as_str() {
+                "delivered" | "relayed" => {
+                    line.delivered += 1;
+                    took.add(secs);
+                }
+                "failed" => line.bounced += 1,
+                "expired" => line.expired += 1,
+                _ => line.removed += 1,
             }
-            "failed" => counted.line.bounced += 1,
-            "expired" => counted.line.expired += 1,
-            _ => counted.line.removed += 1,
         });
-        if let Some(reply) = odd::text(row, 4)? {
-            *self.reasons.of((state, odd::text(row, 3)?), &reply) += 1;
+        if let Some(reply) = odd::text(row, 5)? {
+            *self.reasons.of((state, odd::text(row, 4)?), &reply) += 1;
         }
         Ok(())
     }
 
-    fn each(&mut self, name: Option<String>, count: impl Fn(&mut TrafficLine)) {
-        self.in_each(name, |counted| count(&mut counted.line));
+    fn waiting(&mut self, row: &Row<'_>) -> Result<()> {
+        let (came, deferred) = (odd::get::<bool>(row, 1)?, odd::get::<bool>(row, 2)?);
+        if came || deferred {
+            self.in_each(odd::text(row, 0)?, |Counted { line, .. }| {
+                line.accepted += u64::from(came);
+                line.deferred += u64::from(deferred);
+            });
+        }
+        if deferred {
+            let of = ("deferred".to_owned(), odd::text(row, 3)?);
+            *self.reasons.of(of, &odd::get::<String>(row, 4)?) += 1;
+        }
+        Ok(())
+    }
+
+    /// The domain behind the last @ of an address, as the queue has it.
+    fn domain_of(&mut self, address: &str) -> String {
+        let written = address.rsplit('@').next().unwrap_or_default();
+        if let Some(domain) = self.domains.get(written) {
+            return domain.clone();
+        }
+        let domain = domain_from(written).as_str().to_owned();
+        if self.domains.len() < GROUPS_MAX {
+            self.domains.insert(written.to_owned(), domain.clone());
+        }
+        domain
     }
 
     /// In all, and in its group where there are groups.
-    fn in_each(&mut self, name: Option<String>, count: impl Fn(&mut Counted)) {
+    fn in_each(&mut self, mut name: Option<String>, count: impl Fn(&mut Counted)) {
         count(&mut self.total);
-        if let Some(by) = self.by {
-            let mut name = if by == GroupBy::Domain { name.map(|address| domain_of(&address)) } else { name };
+        if self.by.is_some() {
             if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&name) {
                 name = Some(OTHERS.to_owned());
             }
@@ -169,11 +187,6 @@ impl Took {
         };
         self.0.iter().find(reaches).map(|(secs, _)| *secs)
     }
-}
-
-/// The domain behind the last @ of an address, or of a domain, as the queue has it.
-fn domain_of(address: &str) -> String {
-    domain_from(address.rsplit('@').next().unwrap_or_default()).as_str().to_owned()
 }
 
 #[cfg(test)]
@@ -255,5 +268,10 @@ mod tests {
         let reasons: Vec<_> =
             traffic.reasons.iter().map(|reason| (&*reason.reply, reason.recipients)).collect();
         assert_eq!(reasons, [("550 5.1.1 no user …", 5)]);
+        let mut counts = Counts::new(Some(GroupBy::Domain));
+        for n in 0..GROUPS_MAX + 50 {
+            assert_eq!(counts.domain_of(&format!("u@D{n}.test")), format!("d{n}.test"));
+        }
+        assert_eq!(counts.domains.len(), GROUPS_MAX);
     }
 }
