@@ -267,6 +267,13 @@ WHEN (NEW.until IS NULL OR NEW.until > unixepoch())
 BEGIN
     SELECT RAISE(ABORT, '1,000 suspensions are in force, and there cannot be more');
 END;
+CREATE TRIGGER suspensions_max_again BEFORE UPDATE ON suspensions
+WHEN OLD.until <= unixepoch() AND (NEW.until IS NULL OR NEW.until > unixepoch())
+     AND (SELECT count(*) FROM suspensions WHERE (until IS NULL OR until > unixepoch())
+              AND (kind <> OLD.kind OR value <> OLD.value)) >= 1000
+BEGIN
+    SELECT RAISE(ABORT, '1,000 suspensions are in force, and there cannot be more');
+END;
 
 -- Which lane a domain's mail waits in, for the views here: the [[route]]s of the config in use, as they stood when
 -- the relay started or last read its config. The first that matches wins; without one a domain is its own lane.

@@ -10,7 +10,7 @@ use crate::config::{Generation, Routes, atrn};
 use crate::delivery::Workers;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
-use crate::queue::{LaneCount, Queue, QueueError, Suspension};
+use crate::queue::{BackoffRow, LaneCount, Queue, QueueError, Suspension};
 use crate::scheduler::Scheduler;
 use crate::scheduler::lanes::LaneState;
 use crate::submission::{OperatorQueries, OperatorQuery};
@@ -57,16 +57,18 @@ impl OperatorInfo {
 
     fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
         let mut lanes = self.queue.waiting_by_lane(&|domain| self.scheduler.lane_of(domain))?;
+        let (backoffs, now) = (self.queue.backoffs()?, self.clock.now());
+        let line = |count: &LaneCount| waiting_line(count, &backoffs, now);
         if let Some(name) = lane {
             lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
             return Ok(match lanes.first() {
-                Some(count) => vec![waiting_line(count, self.clock.now())],
+                Some(count) => vec![line(count)],
                 None => vec![format!("{name}: nothing waits")],
             });
         }
         let recipients: u64 = lanes.iter().map(|count| count.recipients).sum();
         let mut lines = vec![format!("{} lanes, {recipients} recipients wait", lanes.len())];
-        lines.extend(lanes.iter().map(|count| waiting_line(count, self.clock.now())));
+        lines.extend(lanes.iter().map(line));
         Ok(lines)
     }
 
@@ -151,13 +153,17 @@ fn is_lane(routes: &Routes, name: &str) -> bool {
     }
 }
 
-fn waiting_line(count: &LaneCount, now: i64) -> String {
+fn waiting_line(count: &LaneCount, backoffs: &[BackoffRow], now: i64) -> String {
     let LaneCount { lane, messages, recipients, held, suspended, next_attempt_at } = count;
     let some = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
     let of_these: Vec<String> =
         some(*held, "held").into_iter().chain(some(*suspended, "suspended")).collect();
     let held = if of_these.is_empty() { String::new() } else { format!(" ({})", of_these.join(", ")) };
+    let of_lane = backoffs.iter().find(|row| row.lane == *lane);
+    let backoff = of_lane.map_or(0, |row| row.backoff_until);
     let next = match next_attempt_at {
+        Some(_) if atrn::domain_of_lane(lane).is_some() => ", to be fetched".to_owned(),
+        Some(at) if backoff > now.max(*at) => format!(", its lane backs off until {} UTC", utc(backoff)),
         Some(at) if *at <= now => ", due now".to_owned(),
         Some(at) => format!(", next due {} UTC", utc(*at)),
         None => String::new(),
@@ -247,13 +253,26 @@ mod tests {
             next_attempt_at: Some(60),
         };
         assert_eq!(
-            waiting_line(&count, 0),
+            waiting_line(&count, &[], 0),
             "route:*: 2 messages, 3 recipients (1 held), next due 1970-01-01 00:01:00 UTC"
         );
         (count.held, count.next_attempt_at) = (0, Some(0));
-        assert_eq!(waiting_line(&count, 0), "route:*: 2 messages, 3 recipients, due now");
+        assert_eq!(waiting_line(&count, &[], 0), "route:*: 2 messages, 3 recipients, due now");
+        let backoff = BackoffRow {
+            lane: "route:*".to_owned(),
+            failures: 1,
+            backoff_until: 60,
+            last_reply: String::new(),
+        };
+        assert_eq!(
+            waiting_line(&count, std::slice::from_ref(&backoff), 59),
+            "route:*: 2 messages, 3 recipients, its lane backs off until 1970-01-01 00:01:00 UTC"
+        );
+        assert!(waiting_line(&count, &[backoff], 60).ends_with(", due now"));
+        let fetched = LaneCount { lane: "atrn:a.test".to_owned(), ..count.clone() };
+        assert_eq!(waiting_line(&fetched, &[], 0), "atrn:a.test: 2 messages, 3 recipients, to be fetched");
         (count.held, count.suspended, count.next_attempt_at) = (1, 2, None);
-        assert_eq!(waiting_line(&count, 0), "route:*: 2 messages, 3 recipients (1 held, 2 suspended)");
+        assert_eq!(waiting_line(&count, &[], 0), "route:*: 2 messages, 3 recipients (1 held, 2 suspended)");
     }
 
     #[test]

@@ -411,8 +411,8 @@ pub trait AdminStore: Debug {
     /// Whether mail of this user waits or is in history.
     fn knows_user(&self, name: &str) -> Result<bool, QueueError>;
 
-    /// How many of the recipients that the filter selects are suspended.
-    fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
+    /// How many of these recipients are suspended.
+    fn suspended_of(&self, these: &[(MessageId, RecipientId)]) -> Result<i64, QueueError>;
 
     /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

@@ -69,7 +69,7 @@ pub use shared::Commits;
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
-pub use suspension::{SUSPENSIONS_MAX, Submitted, Suspension, Suspensions, Whose};
+pub use suspension::{SUSPENSIONS_MAX, Submitted, Suspension, Suspensions, Whose, by_and_why};
 pub use tls_rows::{TlsReportDue, TlsReportRow, TlsReportState, TlsSession};
 
 use contract::{OpenStore, SharedReads};

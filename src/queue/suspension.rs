@@ -253,22 +253,29 @@ pub struct SuspendedBy {
     pub until: Option<String>,
     /// Why.
     pub reason: Option<String>,
+    /// Who did it.
+    pub login: String,
 }
 
 impl SuspendedBy {
-    /// For people: `tag bulk until …: wrong text`.
+    /// For people: `tag bulk until … by ann: wrong text`.
     pub fn words(&self) -> String {
-        let SuspendedBy { kind, value, until, reason } = self;
+        let SuspendedBy { kind, value, until, .. } = self;
         let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
-        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!("{kind} {value} until {until}{reason}")
+        format!("{kind} {value} until {until}{}", by_and_why(&self.login, self.reason.as_deref()))
     }
+}
+
+/// ` by ann: wrong text`, as far as it is known.
+pub fn by_and_why(login: &str, reason: Option<&str>) -> String {
+    let by = if login.is_empty() { String::new() } else { format!(" by {login}") };
+    by + &reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 impl From<&SuspensionLine> for SuspendedBy {
     fn from(line: &SuspensionLine) -> SuspendedBy {
-        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
-        SuspendedBy { kind: kind.to_owned(), value, until, reason }
+        let SuspensionLine { kind, value, until, reason, login, .. } = line.clone();
+        SuspendedBy { kind: kind.to_owned(), value, until, reason, login }
     }
 }
 

@@ -48,7 +48,7 @@ impl Scheduler {
     /// # Errors
     /// Where the queue cannot be read.
     pub fn has_mail(&self, domains: &[Domain]) -> Result<bool, QueueError> {
-        self.read_ahead(&mut AtrnClaims::of(domains))
+        self.read_ahead(&mut AtrnClaims::of(domains), PAGES_MAX)
     }
 
     /// The next job of somebody who fetches mail; [`Scheduler::finished`] must hear of its end. None: there is no more,
@@ -64,16 +64,17 @@ impl Scheduler {
             if let Some(job) = self.inner.lock().claim(&mut claims.ahead) {
                 return Ok(Some(job));
             }
-            if !self.read_ahead(claims)? {
+            if !self.read_ahead(claims, PAGES_MAX)? {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
-    fn read_ahead(&self, claims: &mut AtrnClaims) -> Result<bool, QueueError> {
+    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last. Fails
+    /// after so many pages with nothing to give.
+    pub(super) fn read_ahead(&self, claims: &mut AtrnClaims, pages: usize) -> Result<bool, QueueError> {
         let now = self.inner.clock.now();
-        for _ in 0..PAGES_MAX {
+        for _ in 0..pages {
             let Some(domain) = claims.domains.front() else { return Ok(false) };
             if !self.gives_mail() {
                 return Ok(false);

@@ -43,12 +43,15 @@ fn is_shown(relay: &Relay) {
     let shown: Vec<_> = listed.iter().map(|row| format!("{} {}", row["value"], row["recipients"])).collect();
     assert_eq!(shown, ["\"news\" 1", "\"bulk\" 2"], "{listed:?}");
     assert_eq!(listed[0]["reason"], "wrong text");
+    let by = listed[0]["login"].as_str().unwrap();
     let next = "SELECT DISTINCT next_attempt FROM queue";
     assert_eq!(relay.db().rows(next, []), ["suspended"]);
     let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'news@a.test'", []).unwrap();
     let shown = relay.run_ok(&["queue", "show", &id]);
     assert!(
-        shown.contains("queued, suspended\n  suspended: user news until resumed: wrong text\n"),
+        shown.contains(&format!(
+            "queued, suspended\n  suspended: user news until resumed by {by}: wrong text\n"
+        )),
         "{shown}"
     );
     let oldest = relay.run_ok(&["queue", "oldest"]);
@@ -62,7 +65,7 @@ fn is_shown(relay: &Relay) {
     assert_eq!((&summary[0]["suspended"], &summary[0]["due"]), (&2.into(), &0.into()), "{summary:?}");
     let explained = relay.json(&["explain", "you@a.test", "--user", "news"]);
     let words = explained[0][0]["suspended"].as_array().or(explained[0]["suspended"].as_array()).unwrap();
-    assert_eq!(words[0], "suspended: user news until resumed: wrong text");
+    assert_eq!(words[0], format!("suspended: user news until resumed by {by}: wrong text"));
     assert!(
         words[1].as_str().unwrap().starts_with("suspended: its mail with tag bulk until 20"),
         "{words:?}"
@@ -98,6 +101,10 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
     assert!(again.contains(" behind it, and the first of it expires 20"), "{again}");
     is_shown(&relay);
 
+    // Of those that were released, not of those that are held afterwards.
+    relay.run_ok(&["queue", "hold", "--domain", "a.test"]);
+    let released = relay.run_ok(&["queue", "release", "--state", "held"]);
+    assert!(released.contains("(2 of them still suspended"), "{released}");
     // Neither a kick, nor a reload, nor ETRN, nor a restart overrides it.
     let kicked = relay.run_ok(&["queue", "kick", "--all"]);
     assert!(kicked.contains("(3 of them still suspended"), "{kicked}");

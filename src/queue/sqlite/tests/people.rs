@@ -340,5 +340,13 @@ fn the_table_of_suspensions_refuses_what_means_nothing_and_one_more_than_may_be(
     hand.execute("INSERT INTO suspensions (kind, value, until) VALUES ('tag', 'over', 9)", []).unwrap();
     hand.execute("DELETE FROM suspensions WHERE value = '*' AND kind = 'tag'", []).unwrap();
     assert!(write("user", "one more"));
+    // Nor can one that is over be given a later end then.
+    let again = "UPDATE suspensions SET until = NULL WHERE value = 'over'";
+    assert!(hand.execute(again, []).is_err());
+    hand.execute("UPDATE suspensions SET until = unixepoch() + 9", []).unwrap_err();
+    hand.execute("UPDATE suspensions SET until = unixepoch() + 9 WHERE value <> 'over'", []).unwrap();
+    assert_eq!(read(), SUSPENSIONS_MAX);
+    hand.execute("DELETE FROM suspensions WHERE value = 'one more'", []).unwrap();
+    hand.execute(again, []).unwrap();
     assert_eq!(read(), SUSPENSIONS_MAX);
 }
