@@ -190,11 +190,11 @@ fn explain_command(
 }
 
 /// `postrider queue` with these words behind it.
-fn queue_by_words(config: &Path, words: &[&str]) -> anyhow::Result<()> {
+fn queue_by_words(config: Option<&Path>, words: &[&str]) -> anyhow::Result<()> {
     let arguments = ["postrider", "queue"].iter().chain(words);
     let parsed = Arguments::try_parse_from(arguments);
     match parsed.map_err(|error| WrongUsage(one_line(&error.to_string())))?.command {
-        Command::Queue(arguments) => queue_command(Some(config), &arguments),
+        Command::Queue(arguments) => queue_command(config, &arguments),
         other => Err(WrongUsage(format!("{other:?} is not about the queue")).into()),
     }
 }
@@ -294,14 +294,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         log_output::say(&problems.to_string());
         return ExitCode::from(WRONG_USAGE);
     }
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Many errors name their cause themselves, with what to do behind it.
-        if !said.contains(&cause) {
-            said.push_str(&format!(": {cause}"));
-        }
-    }
-    log_output::say(&format!("postrider: {}", said.replace('\n', " ")));
+    log_output::say(&format!("postrider: {}", output::whole(error).replace('\n', " ")));
     let is_wrong_socket =
         matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
     if error.is::<WrongUsage>() || is_wrong_socket { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }

@@ -24,7 +24,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Uid, User};
 
 use super::log_output;
-use super::output::{WrongUsage, is_reader_gone, print};
+use super::output::{self, WrongUsage, is_reader_gone, print};
 use crate::config::{Problems, SUBMIT};
 use crate::mail::Address;
 use addresses::Home;
@@ -33,7 +33,7 @@ use message::Named;
 use options::{Mode, Options};
 
 /// Looks at the queue of a config, or acts on it.
-type Queue = fn(&Path, &[&str]) -> anyhow::Result<()>;
+type Queue = fn(Option<&Path>, &[&str]) -> anyhow::Result<()>;
 
 /// Whose queue `-bp` and `-q` are about, unless `-C` says otherwise.
 const CONFIG: &str = "/etc/postrider/postrider.toml";
@@ -123,7 +123,7 @@ fn failed(error: anyhow::Error) -> Result<(), Failure> {
         ref error if error.is::<WrongUsage>() => exit::USAGE,
         _ => exit::UNAVAILABLE,
     };
-    Err(Failure::new(code, format!("{error:#}")))
+    Err(Failure::new(code, output::whole(&error)))
 }
 
 /// The main work: standard input to the relay.
@@ -301,7 +301,8 @@ fn copy(
 
 /// `postrider queue`, for whom may read the queue.
 fn by_words(options: &Options, words: &[&str], queue: Queue) -> Result<(), Failure> {
-    let config = options.config.as_deref().unwrap_or(Path::new(CONFIG));
+    // A container has its config in the environment.
+    let config = options.config.as_deref().or(Some(Path::new(CONFIG)).filter(|path| path.exists()));
     queue(config, words).or_else(failed)
 }
 

@@ -394,6 +394,11 @@ fn mailq_newaliases_and_smtp_are_there_by_their_names() {
     }
     assert_eq!(stage.sendmail(&["-qRno domain", "-C", config], "").status.code(), Some(64));
     assert_eq!(stage.sendmail(&["-bp", "-C", "/nowhere/x.toml"], "").status.code(), Some(78));
+    // What the system says is said once.
+    let folder = stage.folder.path().join("none.toml");
+    std::fs::write(&folder, "[queue]\npath = \"/nowhere/queue.db\"\n").unwrap();
+    let output = stage.sendmail(&["-bp", "-C", folder.to_str().unwrap()], "");
+    assert_eq!(said(&output).matches("(os error").count(), 1, "{}", said(&output));
     let output = run_to_end(stage.command("newaliases", &[]), b"");
     assert!(output.status.success() && said(&output).contains("[aliases]"), "{}", said(&output));
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
