@@ -242,8 +242,7 @@ CREATE TABLE backoffs (
 -- Suspensions: what waits, and what comes, for a domain, of a user or with a tag is not tried until its row is deleted or
 -- its time is over; then all of it goes as if nothing had been. Rows of recipients are not touched, and lifetimes go on.
 -- `postrider queue suspend`, `resume` and `suspensions` write and show them; you may also insert, change and delete rows:
--- the relay notices within two seconds. What waits behind each is in the view `suspended`. At most 1,000 count, those
--- that stand here the longest.
+-- the relay notices within two seconds. What waits behind each is in the view `suspended`. At most 1,000 are in force.
 CREATE TABLE suspensions (
     kind   TEXT NOT NULL,                  -- domain, user or tag
     value  TEXT NOT NULL,                  -- of recipients.domain (*.example.com: those below it; *: all), messages.user
@@ -254,11 +253,27 @@ CREATE TABLE suspensions (
     login  TEXT NOT NULL DEFAULT '',       -- who suspended it, as in operator_log
     PRIMARY KEY (kind, value),
     CONSTRAINT "kind is domain, user or tag" CHECK (kind IN ('domain', 'user', 'tag')),
-    CONSTRAINT "the value of a suspension is not empty, and that of a domain is in lower case and A-labels"
-        CHECK (value <> '' AND (kind <> 'domain' OR value = lower(value) AND length(value) = length(CAST(value AS BLOB)))),
+    CONSTRAINT "the value of a suspension is not empty, and that of a domain is as in recipients.domain, *.domain or *"
+        CHECK (value <> '' AND (kind <> 'domain' OR value = '*' OR value GLOB '[[][0-9]*]' OR value GLOB '[[]IPv6:*]'
+            OR substr(value, iif(value GLOB '[*].*', 3, 1)) NOT GLOB '*[^-_a-z0-9.]*'
+               AND value NOT GLOB '*..*' AND value NOT GLOB '.*' AND value NOT GLOB '*.')),
     CONSTRAINT "since is a time in Unix seconds" CHECK (since BETWEEN 0 AND 253402300799),
     CONSTRAINT "until is a time in Unix seconds" CHECK (until BETWEEN 0 AND 253402300799)
 ) WITHOUT ROWID, STRICT;
+CREATE TRIGGER suspensions_max BEFORE INSERT ON suspensions
+WHEN (NEW.until IS NULL OR NEW.until > unixepoch())
+     AND (SELECT count(*) FROM suspensions WHERE (until IS NULL OR until > unixepoch())
+              AND (kind <> NEW.kind OR value <> NEW.value)) >= 1000
+BEGIN
+    SELECT RAISE(ABORT, '1,000 suspensions are in force, and there cannot be more');
+END;
+CREATE TRIGGER suspensions_max_again BEFORE UPDATE ON suspensions
+WHEN OLD.until <= unixepoch() AND (NEW.until IS NULL OR NEW.until > unixepoch())
+     AND (SELECT count(*) FROM suspensions WHERE (until IS NULL OR until > unixepoch())
+              AND (kind <> OLD.kind OR value <> OLD.value)) >= 1000
+BEGIN
+    SELECT RAISE(ABORT, '1,000 suspensions are in force, and there cannot be more');
+END;
 
 -- Which lane a domain's mail waits in, for the views here: the [[route]]s of the config in use, as they stood when
 -- the relay started or last read its config. The first that matches wins; without one a domain is its own lane.

@@ -90,6 +90,14 @@ fn text(restored: &Restored, path: &Path) -> String {
     if let Some(kept) = &restored.kept {
         let _ = writeln!(text, "the queue of before is kept as {kept}");
     }
+    if restored.suspensions > 0 {
+        let suspensions = restored.suspensions;
+        let _ = writeln!(
+            text,
+            "{suspensions} suspensions of then are in force again, and what waits behind them stays: `postrider queue \
+             suspensions`"
+        );
+    }
     if restored.as_it_was {
         return text + "\nnext: start the relay; what waits is tried at once\n";
     }

@@ -33,7 +33,7 @@ use crate::kit::text::{printable, utc};
 use crate::mail::dkim::{Keyring, SigningKey};
 use crate::mail::{Address, Domain, TlsPolicy, address};
 use crate::queue::admin::Admin;
-use crate::queue::{BackoffRow, HostSetting, Setting, Suspension, Whose};
+use crate::queue::{BackoffRow, HostSetting, Setting, Suspension, Whose, by_and_why};
 use crate::submission::users;
 use sts::StsView;
 
@@ -133,12 +133,12 @@ impl Learnt {
 fn suspended_words(rows: &[Suspension], domain: &Domain, user: Option<&str>) -> Vec<String> {
     let words = |row: &Suspension| {
         let until = row.until.map_or_else(|| "resumed".to_owned(), |until| format!("{} UTC", utc(until)));
-        let reason = row.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let by_and_why = by_and_why(&row.login, row.reason.as_deref());
         let which = match &row.whose {
             Whose::Tag(tag) => format!("its mail with tag {tag}"),
             whose => whose.to_string(),
         };
-        format!("suspended: {which} until {until}{reason}")
+        format!("suspended: {which} until {until}{by_and_why}")
     };
     let is_meant = |row: &&Suspension| match row.whose {
         Whose::Tag(_) => true,

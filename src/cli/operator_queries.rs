@@ -10,7 +10,7 @@ use crate::config::{Generation, Routes, atrn};
 use crate::delivery::Workers;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
-use crate::queue::{LaneCount, Queue, QueueError};
+use crate::queue::{BackoffRow, LaneCount, Queue, QueueError, Suspension};
 use crate::scheduler::Scheduler;
 use crate::scheduler::lanes::LaneState;
 use crate::submission::{OperatorQueries, OperatorQuery};
@@ -57,28 +57,34 @@ impl OperatorInfo {
 
     fn waiting(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
         let mut lanes = self.queue.waiting_by_lane(&|domain| self.scheduler.lane_of(domain))?;
+        let (backoffs, now) = (self.queue.backoffs()?, self.clock.now());
+        let line = |count: &LaneCount| waiting_line(count, &backoffs, now);
         if let Some(name) = lane {
             lanes.retain(|count| count.lane.eq_ignore_ascii_case(name));
             return Ok(match lanes.first() {
-                Some(count) => vec![waiting_line(count, self.clock.now())],
+                Some(count) => vec![line(count)],
                 None => vec![format!("{name}: nothing waits")],
             });
         }
         let recipients: u64 = lanes.iter().map(|count| count.recipients).sum();
         let mut lines = vec![format!("{} lanes, {recipients} recipients wait", lanes.len())];
-        lines.extend(lanes.iter().map(|count| waiting_line(count, self.clock.now())));
+        lines.extend(lanes.iter().map(line));
         Ok(lines)
     }
 
     fn lanes(&self, lane: Option<&str>) -> Result<Vec<String>, QueueError> {
         let now = self.clock.now();
         let said = self.queue.backoffs()?;
+        let suspensions = self.queue.suspensions(now)?;
         let line = |state: &LaneState| {
             let said = said.iter().find(|row| *row.lane == *state.lane).map(|row| row.last_reply.as_str());
-            lane_line(state, said, now)
+            lane_line(state, said, now) + &suspended_words(&suspensions, &state.lane)
         };
         let fetched = self.scheduler.atrn_domains();
-        let fetched_line = |domain: &str| format!("{}: {}", atrn::lane(domain), fetched.notice(domain));
+        let fetched_line = |domain: &str| {
+            let suspended = suspended_words(&suspensions, domain);
+            format!("{}: {}{suspended}", atrn::lane(domain), fetched.notice(domain))
+        };
         if let Some(name) = lane {
             let name = name.to_ascii_lowercase();
             return Ok(vec![match atrn::domain_of_lane(&name) {
@@ -95,8 +101,13 @@ impl OperatorInfo {
         });
         let in_trouble = lanes.iter().filter(|state| state.failures > 0).count();
         let busy: usize = lanes.iter().map(|state| state.jobs_in_flight).sum();
-        let mut lines =
-            vec![format!("{} lanes, {in_trouble} in trouble, {busy} connections busy", lanes.len())];
+        let suspended = match suspensions.len() {
+            0 => String::new(),
+            1 => ", 1 suspension".to_owned(),
+            more => format!(", {more} suspensions"),
+        };
+        let lanes_busy = format!("{} lanes, {in_trouble} in trouble, {busy} connections busy", lanes.len());
+        let mut lines = vec![lanes_busy + &suspended];
         lines.extend(lanes.iter().map(line));
         lines.extend(fetched.names().map(fetched_line));
         Ok(lines)
@@ -142,15 +153,34 @@ fn is_lane(routes: &Routes, name: &str) -> bool {
     }
 }
 
-fn waiting_line(count: &LaneCount, now: i64) -> String {
-    let LaneCount { lane, messages, recipients, held, next_attempt_at } = count;
-    let held = if *held > 0 { format!(" ({held} held)") } else { String::new() };
+fn waiting_line(count: &LaneCount, backoffs: &[BackoffRow], now: i64) -> String {
+    let LaneCount { lane, messages, recipients, held, suspended, next_attempt_at } = count;
+    let some = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
+    let of_these: Vec<String> =
+        some(*held, "held").into_iter().chain(some(*suspended, "suspended")).collect();
+    let held = if of_these.is_empty() { String::new() } else { format!(" ({})", of_these.join(", ")) };
+    let of_lane = backoffs.iter().find(|row| row.lane == *lane);
+    let backoff = of_lane.map_or(0, |row| row.backoff_until);
     let next = match next_attempt_at {
+        Some(_) if atrn::domain_of_lane(lane).is_some() => ", to be fetched".to_owned(),
+        Some(at) if backoff > now.max(*at) => format!(", its lane backs off until {} UTC", utc(backoff)),
         Some(at) if *at <= now => ", due now".to_owned(),
         Some(at) => format!(", next due {} UTC", utc(*at)),
         None => String::new(),
     };
     format!("{lane}: {messages} messages, {recipients} recipients{held}{next}")
+}
+
+/// Where a whole lane stands still: that of a domain whose mail is suspended.
+fn suspended_words(suspensions: &[Suspension], lane: &str) -> String {
+    let of_domain = |row: &&Suspension| row.whose.covers(lane, None, None);
+    match suspensions.iter().find(of_domain) {
+        Some(Suspension { whose, until: Some(until), .. }) => {
+            format!(", suspended ({whose}) until {} UTC", utc(*until))
+        }
+        Some(Suspension { whose, until: None, .. }) => format!(", suspended ({whose}) until resumed"),
+        None => String::new(),
+    }
 }
 
 fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
@@ -172,6 +202,7 @@ fn lane_line(state: &LaneState, said: Option<&str>, now: i64) -> String {
 mod tests {
     use super::*;
     use crate::config;
+    use crate::queue::Whose;
 
     #[test]
     fn a_lane_reads_as_a_sentence() {
@@ -196,20 +227,52 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_whose_domain_is_suspended_says_so() {
+        let row = |whose, until| Suspension { whose, since: 0, until, reason: None, login: String::new() };
+        let rows = [
+            row(Whose::User("a.test".to_owned()), None),
+            row(Whose::domain("*.a.test").unwrap(), Some(60)),
+            row(Whose::domain("b.test").unwrap(), None),
+        ];
+        assert_eq!(suspended_words(&rows, "a.test"), "");
+        assert_eq!(
+            suspended_words(&rows, "x.a.test"),
+            ", suspended (domain *.a.test) until 1970-01-01 00:01:00 UTC"
+        );
+        assert_eq!(suspended_words(&rows, "b.test"), ", suspended (domain b.test) until resumed");
+    }
+
+    #[test]
     fn a_count_reads_as_a_sentence() {
         let mut count = LaneCount {
             lane: "route:*".to_owned(),
             messages: 2,
             recipients: 3,
             held: 1,
+            suspended: 0,
             next_attempt_at: Some(60),
         };
         assert_eq!(
-            waiting_line(&count, 0),
+            waiting_line(&count, &[], 0),
             "route:*: 2 messages, 3 recipients (1 held), next due 1970-01-01 00:01:00 UTC"
         );
         (count.held, count.next_attempt_at) = (0, Some(0));
-        assert_eq!(waiting_line(&count, 0), "route:*: 2 messages, 3 recipients, due now");
+        assert_eq!(waiting_line(&count, &[], 0), "route:*: 2 messages, 3 recipients, due now");
+        let backoff = BackoffRow {
+            lane: "route:*".to_owned(),
+            failures: 1,
+            backoff_until: 60,
+            last_reply: String::new(),
+        };
+        assert_eq!(
+            waiting_line(&count, std::slice::from_ref(&backoff), 59),
+            "route:*: 2 messages, 3 recipients, its lane backs off until 1970-01-01 00:01:00 UTC"
+        );
+        assert!(waiting_line(&count, &[backoff], 60).ends_with(", due now"));
+        let fetched = LaneCount { lane: "atrn:a.test".to_owned(), ..count.clone() };
+        assert_eq!(waiting_line(&fetched, &[], 0), "atrn:a.test: 2 messages, 3 recipients, to be fetched");
+        (count.held, count.suspended, count.next_attempt_at) = (1, 2, None);
+        assert_eq!(waiting_line(&count, &[], 0), "route:*: 2 messages, 3 recipients (1 held, 2 suspended)");
     }
 
     #[test]

@@ -193,8 +193,8 @@ pub enum QueueCommandError {
     #[error(transparent)]
     Usage(#[from] WrongUsage),
     /// It is not suspended.
-    #[error("{0} is not suspended: `postrider queue suspensions` lists what is")]
-    NotSuspended(Whose),
+    #[error("{0} is not suspended{1}: `postrider queue suspensions` lists what is")]
+    NotSuspended(Whose, String),
     /// Nothing is.
     #[error("nothing is suspended")]
     NothingSuspended,

@@ -30,13 +30,13 @@ use super::admin_rows::{
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
-use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, SmallCounts};
+use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, LaneCount, SmallCounts};
 use super::op::Op;
 use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
-    LaneCount, Over, PendingReports, Place, Sweep,
+    Over, PendingReports, Place, Sweep,
 };
 use super::suspension::{Suspended, Suspension, SuspensionLine, Whose};
 use super::traffic_rows::{GroupBy, Traffic, Wanted};
@@ -415,8 +415,8 @@ pub trait AdminStore: Debug {
     /// Whether mail of this user waits or is in history.
     fn knows_user(&self, name: &str) -> Result<bool, QueueError>;
 
-    /// How many of the recipients that the filter selects are suspended.
-    fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
+    /// How many of these recipients are suspended.
+    fn suspended_of(&self, these: &[(MessageId, RecipientId)]) -> Result<i64, QueueError>;
 
     /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

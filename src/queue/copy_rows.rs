@@ -27,6 +27,8 @@ pub struct Restored {
     pub copied: Copied,
     /// Failures that their senders are still to be told of.
     pub pending_reports: i64,
+    /// Suspensions that are in force again.
+    pub suspensions: i64,
     /// Whether all that waits is as it was, and not held.
     pub as_it_was: bool,
     /// Triggers and views in the backup that are not of Postrider, and were left out.

@@ -99,6 +99,9 @@ pub enum QueueError {
         "{SUSPENSIONS_MAX} suspensions count at most, and there are as many: `postrider queue suspensions` lists them"
     )]
     TooManySuspensions,
+    /// So much is suspended that what stands behind it was not reached.
+    #[error("more than can be looked through is suspended before what may go: `postrider queue suspensions`")]
+    TooManySuspended,
     /// The writer thread ended before its time.
     #[error("the queue's writer stopped: {0}")]
     Writer(String),

@@ -66,6 +66,23 @@ pub struct DomainCount {
     pub suspended: u64,
 }
 
+/// What waits in one lane: a line of XSTA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneCount {
+    /// The lane's name.
+    pub lane: String,
+    /// Messages with a recipient in it.
+    pub messages: u64,
+    /// Recipients, held ones among them.
+    pub recipients: u64,
+    /// Recipients that are held.
+    pub held: u64,
+    /// Recipients that are suspended.
+    pub suspended: u64,
+    /// Unix seconds: when the first of the others is due; none where there are no others.
+    pub next_attempt_at: Option<i64>,
+}
+
 /// Numbers that cost next to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SmallCounts {

@@ -53,6 +53,7 @@ use crate::mail::Lifetimes;
 pub use content::ContentReader;
 pub use contract::{AdminStore, Reads};
 pub use error::{AcceptError, QueueError, QuotaError};
+pub use gauge_rows::LaneCount;
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use login_rows::{KnownLoginRow, LoginChanges, LoginFailureRow, LoginRows};
@@ -61,15 +62,15 @@ pub use open::WriterHandle;
 pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
-    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
-    NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, Place,
-    QueuedMessage, QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
+    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneHealth, NewMessage,
+    NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, Place, QueuedMessage,
+    QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };
 pub use shared::Commits;
 #[cfg(test)]
 pub(crate) use sqlite::by_hand::{ByHand, Disk, Hand, Waits};
 pub use sts_policy::{STS_POLICIES_MAX, StsPolicyNote, StsPolicyRow};
-pub use suspension::{SUSPENSIONS_MAX, Submitted, Suspension, Suspensions, Whose};
+pub use suspension::{SUSPENSIONS_MAX, Submitted, Suspension, Suspensions, Whose, by_and_why};
 pub use tls_rows::{TlsReportDue, TlsReportRow, TlsReportState, TlsSession};
 
 use contract::{OpenStore, SharedReads};

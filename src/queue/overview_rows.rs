@@ -9,6 +9,8 @@ pub struct DomainWaiting {
     pub waiting: u64,
     /// Of these, held.
     pub held: u64,
+    /// Of these, suspended.
+    pub suspended: u64,
     /// Of these, due by their own time and not suspended.
     pub due: u64,
     /// The first time at which one of them that is not suspended is due, Unix seconds; none: all are held or suspended.

@@ -207,6 +207,8 @@ pub struct JobRecipient {
     pub id: RecipientId,
     /// How long to wait before the next try, should this one be deferred.
     pub retry_wait: Duration,
+    /// It was suspended when its lifetime was over.
+    pub suspended: bool,
 }
 
 /// What a job says about its lane.
@@ -408,13 +410,15 @@ pub enum Kicked {
     Started(usize),
     /// More than one transaction moves: they become due part by part.
     InParts(usize),
+    /// All that waits, so many, is suspended, and stays as it is.
+    Suspended(usize),
 }
 
 impl Kicked {
     /// How many recipients wait.
     pub fn waiting(self) -> usize {
         match self {
-            Kicked::Nothing => 0,
+            Kicked::Nothing | Kicked::Suspended(_) => 0,
             Kicked::UnderWay(waiting) | Kicked::Started(waiting) | Kicked::InParts(waiting) => waiting,
         }
     }
@@ -423,25 +427,12 @@ impl Kicked {
 /// What of somebody's kick there is, looked for before it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Kickable {
-    /// How many recipients wait.
+    /// How many recipients wait that are not suspended.
     pub waiting: usize,
-    /// Those of them that are not due yet; a number each, however many wait.
+    /// How many are: a kick is no resume.
+    pub suspended: usize,
+    /// Those of the others that are not due yet; a number each, however many wait.
     pub to_move: Vec<RecipientId>,
-}
-
-/// What waits in one lane: a line of XSTA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneCount {
-    /// The lane's name.
-    pub lane: String,
-    /// Messages with a recipient in it.
-    pub messages: u64,
-    /// Recipients, held ones among them.
-    pub recipients: u64,
-    /// Recipients that are held.
-    pub held: u64,
-    /// Unix seconds: when the first of them is due; none where all are held.
-    pub next_attempt_at: Option<i64>,
 }
 
 /// What the writer tells the scheduler, in the order of the commits.

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::clock::STEP_SECS;
 use crate::config::DomainPattern;
 use crate::mail::Domain;
 
@@ -61,7 +62,8 @@ impl Whose {
     /// What the columns say; none where they say nothing that is known.
     pub fn from_words(kind: &str, value: &str) -> Option<Whose> {
         match kind {
-            "domain" => Whose::domain(value).ok(),
+            // Only as the relay writes it: of two rows for one domain each could end the other.
+            "domain" => Whose::domain(value).ok().filter(|whose| whose.value() == value),
             "user" => Some(Whose::User(value.to_owned())),
             "tag" => Some(Whose::Tag(value.to_owned())),
             _ => None,
@@ -126,6 +128,16 @@ pub struct Suspension {
 }
 
 impl Suspension {
+    /// As it is at `now`. One that was made by a clock that was ahead lasts as long as it was to last.
+    pub fn seen_at(mut self, now: i64) -> Suspension {
+        let ahead = self.since.saturating_sub(now);
+        if ahead > STEP_SECS {
+            self.since = now;
+            self.until = self.until.map(|until| until.saturating_sub(ahead));
+        }
+        self
+    }
+
     /// Whether it still counts.
     pub fn is_on(&self, now: i64) -> bool {
         self.until.is_none_or(|until| until > now)
@@ -241,22 +253,29 @@ pub struct SuspendedBy {
     pub until: Option<String>,
     /// Why.
     pub reason: Option<String>,
+    /// Who did it.
+    pub login: String,
 }
 
 impl SuspendedBy {
-    /// For people: `tag bulk until …: wrong text`.
+    /// For people: `tag bulk until … by ann: wrong text`.
     pub fn words(&self) -> String {
-        let SuspendedBy { kind, value, until, reason } = self;
+        let SuspendedBy { kind, value, until, .. } = self;
         let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
-        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!("{kind} {value} until {until}{reason}")
+        format!("{kind} {value} until {until}{}", by_and_why(&self.login, self.reason.as_deref()))
     }
+}
+
+/// ` by ann: wrong text`, as far as it is known.
+pub fn by_and_why(login: &str, reason: Option<&str>) -> String {
+    let by = if login.is_empty() { String::new() } else { format!(" by {login}") };
+    by + &reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 impl From<&SuspensionLine> for SuspendedBy {
     fn from(line: &SuspensionLine) -> SuspendedBy {
-        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
-        SuspendedBy { kind: kind.to_owned(), value, until, reason }
+        let SuspensionLine { kind, value, until, reason, login, .. } = line.clone();
+        SuspendedBy { kind: kind.to_owned(), value, until, reason, login }
     }
 }
 
@@ -305,6 +324,16 @@ mod tests {
         for bad in ["", "a b", "*.", "a.*", "*a.test"] {
             assert!(Whose::domain(bad).is_err(), "{bad:?}");
         }
+        for (written, is_read) in [
+            ("[IPv6:2001:db8::1]", true),
+            ("[192.0.2.1]", true),
+            ("*.a.test", true),
+            ("[ipv6:2001:db8::1]", false),
+            ("a.test.", false),
+            ("A.test", false),
+        ] {
+            assert_eq!(Whose::from_words("domain", written).is_some(), is_read, "{written}");
+        }
     }
 
     #[test]
@@ -324,6 +353,14 @@ mod tests {
         assert!(suspensions.that_cover("app", None, None).next().is_none());
         assert!(!suspensions.cover_domain("bulk"));
         assert!(Whose::from_words("user", "").is_none() && Whose::from_words("lane", "a").is_none());
+    }
+
+    #[test]
+    fn one_made_by_a_clock_that_was_ahead_lasts_as_long_as_it_was_to_last() {
+        let made = |since, until| Suspension { since, ..row(Whose::Tag("x".to_owned()), until) };
+        assert_eq!(made(9_000, Some(16_200)).seen_at(1_000), made(1_000, Some(8_200)));
+        assert_eq!(made(9_000, None).seen_at(1_000), made(1_000, None));
+        assert_eq!(made(1_060, Some(8_000)).seen_at(1_000), made(1_060, Some(8_000)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Mail that is fetched (ATRN, RFC 2645): read from the database as it is asked for, claimed under the lanes' lock.
 //!
 //! Several may fetch one domain at once: what one has claimed is in flight, and no other gets it. What is not due
-//! (deferred, held) is not given; the urgent comes first. What was claimed no longer counts, so each page is read from
-//! the start of what is left.
+//! (deferred, held) or suspended is not given; the urgent comes first. Each page is read behind the last in which there
+//! was nothing to give: who fetches is not given what another session gives back meanwhile behind its back, nor what
+//! comes later with a higher priority than what it has passed; the next ATRN is.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,10 @@ use crate::queue::{Due, Job, Place, QueueError};
 use super::Scheduler;
 
 /// Rows read at a time.
-const PAGE: usize = 200;
+const PAGE: usize = 1_000;
+/// Pages in which there is nothing to give, one after the other: a second or two. Beyond them nobody looks, and the
+/// client is told that it cannot be said.
+const PAGES_MAX: usize = 1_000;
 
 /// How far somebody has got who fetches mail.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl Scheduler {
     /// # Errors
     /// Where the queue cannot be read.
     pub fn has_mail(&self, domains: &[Domain]) -> Result<bool, QueueError> {
-        self.read_ahead(&mut AtrnClaims::of(domains))
+        self.read_ahead(&mut AtrnClaims::of(domains), PAGES_MAX)
     }
 
     /// The next job of somebody who fetches mail; [`Scheduler::finished`] must hear of its end. None: there is no more,
@@ -60,16 +64,25 @@ impl Scheduler {
             if let Some(job) = self.inner.lock().claim(&mut claims.ahead) {
                 return Ok(Some(job));
             }
-            if !self.read_ahead(claims)? {
+            if !self.read_ahead(claims, PAGES_MAX)? {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last.
-    fn read_ahead(&self, claims: &mut AtrnClaims) -> Result<bool, QueueError> {
+    /// Reads what may be claimed, from the next domain where there is no more; false at the end of the last. Fails
+    /// after so many pages with nothing to give.
+    pub(super) fn read_ahead(&self, claims: &mut AtrnClaims, pages: usize) -> Result<bool, QueueError> {
         let now = self.inner.clock.now();
-        while let Some(domain) = claims.domains.front() {
+        for _ in 0..pages {
+            let Some(domain) = claims.domains.front() else { return Ok(false) };
+            if !self.gives_mail() {
+                return Ok(false);
+            }
+            if self.inner.lock().suspensions().cover_domain(domain.as_str()) {
+                (claims.passed, _) = (None, claims.domains.pop_front());
+                continue;
+            }
             let rows = self.inner.queue.due_in_domain(domain, claims.passed, now, PAGE)?;
             let last = rows.last().filter(|_| rows.len() == PAGE).map(Due::place);
             let lanes = self.inner.lock();
@@ -84,6 +97,6 @@ impl Scheduler {
                 claims.domains.pop_front();
             }
         }
-        Ok(false)
+        Err(QueueError::TooManySuspended)
     }
 }

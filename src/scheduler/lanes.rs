@@ -215,7 +215,8 @@ impl Lanes {
             if let Some(lane) = self.lanes.get_mut(&lane) {
                 lane.recipients_in_flight += 1;
             }
-            let entry = JobRecipient { id: due.recipient, retry_wait: Duration::ZERO };
+            let suspended = self.suspensions.cover(&due);
+            let entry = JobRecipient { id: due.recipient, retry_wait: Duration::ZERO, suspended };
             match self.expired.back_mut() {
                 Some(job) if job.message == due.message => job.recipients.push(entry),
                 _ => {
@@ -282,7 +283,7 @@ impl Lanes {
         let mut take = |due: &Due| {
             self.known.entry(due.recipient).and_modify(|known| known.in_flight = true);
             let retry_wait = self.schedule.wait(due.attempts.saturating_add(1), self.random.f64());
-            JobRecipient { id: due.recipient, retry_wait }
+            JobRecipient { id: due.recipient, retry_wait, suspended: false }
         };
         recipients.push(take(&first));
         while recipients.len() < self.settings.recipients_per_transaction

@@ -350,10 +350,13 @@ pub(super) fn mailboxes(mailboxes: &[Address]) -> Reply {
 // ETRN (RFC 1985 §5.3).
 
 /// 250 to 253: what waits is tried now. 253 says how much; 252 where it is so much that it is done in parts;
-/// 250 where all of it was due before.
+/// 250 where all of it was due before. What is suspended is not counted: 251 where nothing else waits.
 pub(super) fn kicked(node: &str, kicked: Kicked) -> Reply {
     let (code, text) = match kicked {
         Kicked::Nothing => (251, format!("Ok, no messages waiting for {node}")),
+        Kicked::Suspended(waiting) => {
+            (251, format!("Ok, no messages waiting for {node} but {waiting} that are suspended"))
+        }
         Kicked::UnderWay(_) => (250, format!("Ok, queuing for {node} started")),
         Kicked::Started(waiting) => (253, format!("Ok, {waiting} pending messages for {node} started")),
         Kicked::InParts(_) => (252, format!("Ok, pending messages for {node} started")),
@@ -437,6 +440,7 @@ mod tests {
             kicked("x", Kicked::UnderWay(2)),
             kicked("x", Kicked::Started(2)),
             kicked("x", Kicked::InParts(2)),
+            kicked("x", Kicked::Suspended(2)),
             kicked_already("x"),
             not_kicked("x"),
             no_such_lane("#x"),

@@ -187,6 +187,7 @@ mod tests {
             domain: domain.to_owned(),
             waiting,
             held: 0,
+            suspended: 0,
             due: waiting,
             next_attempt_at: None,
             oldest: 0,

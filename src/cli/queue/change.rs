@@ -48,23 +48,25 @@ pub(super) fn change(
         unknown => unknown,
     };
     let made = make(&admin, action, &filter, &selected)?;
-    // A kick or a release is no resume.
+    // A kick or a release is no resume. Of those that were looked at: afterwards the filter may select others.
     let suspended = match action {
-        Action::Kick | Action::Release => admin.suspended_of(&filter)?,
+        Action::Kick | Action::Release => admin.suspended_of(&selected.ids[..made.looked_at])?,
         Action::Hold | Action::Remove | Action::Bounce => 0,
     };
     if selection.json {
         let mut answer = serde_json::json!({
             "action": action.as_str(), "recipients": made.recipients, "left": made.left
         });
-        if suspended > 0 {
+        if matches!(action, Action::Kick | Action::Release) {
             answer["suspended"] = suspended.into();
         }
         out.write_all(json_line(&answer).as_bytes())?;
     } else if made.why.is_none() {
         let mut answer = format!("{}{}\n", made.text(action), made.of_the_others());
         if suspended > 0 {
-            answer += &format!("({suspended} of them still suspended: `postrider queue suspensions`)\n");
+            answer += &format!(
+                "({suspended} of them still suspended, and tried when resumed: `postrider queue suspensions`)\n"
+            );
         }
         out.write_all(answer.as_bytes())?;
     }
@@ -79,6 +81,8 @@ pub(super) fn change(
 #[derive(Default)]
 struct Made {
     recipients: usize,
+    /// Those that were looked at: the first of those that were selected.
+    looked_at: usize,
     /// Those that were selected, and then were not as they had been.
     left: usize,
     /// Why it ended before its end.
@@ -124,6 +128,7 @@ fn make(
         let order = Order { action, which, these, login: &login, uid };
         let changed = admin.change(&order, &|| !interrupted.load(Ordering::Relaxed));
         made.recipients += changed.recipients;
+        made.looked_at += changed.looked_at;
         made.left += changed.looked_at - changed.recipients;
         let is_cut = changed.looked_at < these.len();
         made.why = changed

@@ -6,11 +6,12 @@ use clap::{ArgGroup, Args, Subcommand};
 
 use super::change::number;
 use super::{Look, QueueCommandError, json_line, json_lines, record};
+use crate::cli::output::WrongUsage;
 use crate::cli::table::table;
 use crate::cli::who::Who;
 use crate::config::{self, duration_of};
 use crate::kit::text::{printable, utc};
-use crate::mail::labels::{self, BadTag, TAG_CHARS_MAX};
+use crate::mail::labels::{self, TAG_CHARS_MAX};
 use crate::queue::admin::{Admin, SuspensionLine};
 use crate::queue::{Suspension, Whose};
 use crate::submission::users;
@@ -109,28 +110,30 @@ pub(super) struct ResumeArgs {
 }
 
 fn user(text: &str) -> Result<Whose, String> {
-    in_full(text)?;
     Whose::from_words("user", text).ok_or_else(|| format!("name a user; {HELP}"))
 }
 
-/// What no message can have would hold nothing.
 fn tag(text: &str) -> Result<Whose, String> {
-    in_full(text)?;
-    match labels::tag(text.as_bytes()) {
-        Ok(Some(tag)) => Ok(Whose::Tag(tag)),
-        Ok(None) => Err(format!("name a tag; {HELP}")),
-        Err(BadTag) => Err(format!(
-            "no message can have this tag: {TAG_CHARS_MAX} ASCII letters, digits and ._-+:/@= at most; {HELP}"
-        )),
-    }
+    Whose::from_words("tag", text).ok_or_else(|| format!("name a tag; {HELP}"))
 }
 
-/// Filters take a pattern; who types one here would believe that the mail stands still.
-fn in_full(text: &str) -> Result<(), String> {
-    match text.contains('*') {
-        true => Err(format!("* is no pattern here: give the whole name, once for each; {HELP}")),
-        false => Ok(()),
-    }
+/// Filters take a pattern, and who types one here, or a tag that no message can have, would believe that the mail
+/// stands still. What somebody wrote to the table by hand can be resumed all the same.
+fn must_be_possible(whose: &Whose) -> Result<(), WrongUsage> {
+    let (kind, name) = (whose.kind(), whose.value());
+    let why = match whose {
+        Whose::Domain(_) => return Ok(()),
+        Whose::User(_) | Whose::Tag(_) if name.contains('*') => {
+            "* is no pattern here: give the whole name, once for each".to_owned()
+        }
+        Whose::Tag(_) if labels::tag(name.as_bytes()) != Ok(Some(name.to_owned())) => {
+            format!(
+                "no message can have this tag: at most {TAG_CHARS_MAX} ASCII letters, digits and ._-+:/@="
+            )
+        }
+        Whose::User(_) | Whose::Tag(_) => return Ok(()),
+    };
+    Err(WrongUsage(format!("--{kind} {}: {why}; {HELP}", printable(name.as_bytes()))))
 }
 
 fn seconds(text: &str) -> Result<i64, String> {
@@ -165,6 +168,7 @@ fn suspend(
     now: i64,
 ) -> Result<String, QueueCommandError> {
     let Some(whose) = args.whose.whose().cloned() else { return Ok(String::new()) };
+    must_be_possible(&whose)?;
     let row = Suspension {
         whose,
         since: now,
@@ -213,8 +217,13 @@ fn resume(admin: &Admin, args: &ResumeArgs) -> Result<String, QueueCommandError>
     };
     let count = admin.resume(whose)?;
     if count == 0 {
-        let not_suspended = |whose: &Whose| QueueCommandError::NotSuspended(whose.clone());
-        return Err(whose.map_or(QueueCommandError::NothingSuspended, not_suspended));
+        let Some(whose) = whose else { return Err(QueueCommandError::NothingSuspended) };
+        // A pattern, perhaps, that covers the domain.
+        let others = admin.suspended_now()?;
+        let other = others.iter().find(|row| row.whose.covers(whose.value(), None, None));
+        let other = other.filter(|_| whose.kind() == "domain");
+        let but = other.map_or_else(String::new, |row| format!(" by this name, but {} is", row.whose));
+        return Err(QueueCommandError::NotSuspended(whose.clone(), but));
     }
     // Each by itself, so that a message's story has what it waited behind, and nothing else.
     resumed.iter().for_each(|one| record(admin, "resume", one.to_string(), 1));

@@ -48,6 +48,9 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
         text += "(some are due but waiting for a free connection: `postrider queue summary` shows the limits of hosts, \
                  `postrider explain ADDRESS` those of one address)\n";
     }
+    if lines.iter().any(|line| line.next_attempt.as_deref() == Some("suspended")) {
+        text += "(some are suspended: `postrider queue suspensions` says until when and why)\n";
+    }
     text
 }
 

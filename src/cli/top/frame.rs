@@ -102,6 +102,9 @@ fn numbers(lines: &mut Vec<Line>, view: &View, snapshot: &Snapshot, columns: usi
         "waiting {} recipients of {} messages: due {}, backing off {}, held {}",
         waiting.recipients, snapshot.messages, waiting.due, waiting.backing_off, waiting.held
     );
+    if waiting.suspended > 0 {
+        text += &format!(", suspended {}", waiting.suspended);
+    }
     if waiting.to_fetch > 0 {
         text += &format!(", to fetch {}", waiting.to_fetch);
     }
@@ -219,7 +222,7 @@ fn lane_cells(lane: &LaneLine, view: &View, is_wide: bool) -> Vec<String> {
         (None, Some(who), _) => format!("to be fetched: {who}"),
         (None, None, _) if lane.due > 0 => "due".to_owned(),
         (None, None, Some(next)) => format!("next try in {}", age(next - view.now)),
-        (None, None, None) if lane.held < lane.waiting => "suspended".to_owned(),
+        (None, None, None) if lane.suspended > 0 => "suspended".to_owned(),
         (None, None, None) => "held".to_owned(),
     };
     let (name, waiting) = (lane.lane.clone(), lane.waiting.to_string());

@@ -166,9 +166,12 @@ impl Circumstances<'_> {
 pub(in crate::delivery) fn expire(job: &Job, at: i64, message: &QueuedMessage) -> Vec<Settled> {
     let expired = message.recipients.iter().map(|recipient| {
         let lane = atrn::domain_of_lane(&job.lane).filter(|_| job.expired && !recipient.to_bounce);
+        let is_suspended = job.recipients.iter().any(|one| one.id == recipient.id && one.suspended);
         let attempt = match (lane, &recipient.last_reply) {
-            (Some(domain), None) => Some(never_fetched(domain, at)),
-            _ => None,
+            (_, Some(_)) => None,
+            (_, None) if is_suspended && !recipient.to_bounce => Some(never_tried(at, suspended())),
+            (Some(domain), None) => Some(never_tried(at, never_fetched(domain))),
+            (None, None) => None,
         };
         let how = if recipient.to_bounce { Finished::Failed } else { Finished::Expired };
         Settled { recipient: recipient.id, attempt, next_state: NextState::Finished(how), warned: false }
@@ -178,10 +181,19 @@ pub(in crate::delivery) fn expire(job: &Job, at: i64, message: &QueuedMessage) -
 
 /// Where mail waits for ATRN, that nobody came is all there is to tell. 4.4.7: delivery time expired (RFC 3463
 /// §3.5).
-fn never_fetched(domain: &str, at: i64) -> Attempt {
+fn never_fetched(domain: &str) -> Reply {
     let text =
         format!("mail for {domain} waits here to be fetched with ATRN (RFC 2645), and nobody fetched it");
-    let reply = Reply::new(451, Enhanced(4, 4, 7), "").with_text(text);
+    Reply::new(451, Enhanced(4, 4, 7), "").with_text(text)
+}
+
+/// 4.3.2: the system takes no messages (RFC 3463 §3.4); it was ours, and nothing else is known.
+fn suspended() -> Reply {
+    let text = "suspended by the operator of this relay until its lifetime was over; it was not tried";
+    Reply::new(451, Enhanced(4, 3, 2), "").with_text(text.to_owned())
+}
+
+fn never_tried(at: i64, reply: Reply) -> Attempt {
     let (phase, outcome, tls_policy) = (Phase::Connect, Outcome::Expired, TlsPolicy::None);
     Attempt {
         at,
@@ -268,8 +280,11 @@ mod tests {
 
     /// What becomes of its recipient when its host says 451.
     fn deferred(message: &QueuedMessage, settings: &DeliverySettings, now: i64, confirmed: i64) -> Settled {
-        let recipients =
-            vec![crate::queue::JobRecipient { id: RecipientId(2), retry_wait: Duration::from_secs(60) }];
+        let recipients = vec![crate::queue::JobRecipient {
+            id: RecipientId(2),
+            retry_wait: Duration::from_secs(60),
+            suspended: false,
+        }];
         let job = Job { lane: "a.test".into(), message: message.id, recipients, fresh: None, expired: false };
         let said = vec![(Outcome::Deferred, Reply::new(451, Enhanced(4, 7, 1), "later"))];
         decide(&job, message, settings, (now, confirmed), said).remove(0)

@@ -82,6 +82,8 @@ pub struct Waiting {
     pub backing_off: u64,
     /// Not tried until released.
     pub held: u64,
+    /// Not tried until resumed.
+    pub suspended: u64,
     /// Until a user fetches it.
     pub to_fetch: u64,
     /// The fullest.
@@ -101,6 +103,8 @@ pub struct LaneLine {
     pub waiting: u64,
     /// Of these, held.
     pub held: u64,
+    /// Of these, suspended.
+    pub suspended: u64,
     /// Of these, due by their own time and not suspended.
     pub due: u64,
     /// The first time at which one of them is due, Unix seconds.
@@ -129,6 +133,7 @@ pub(super) fn waiting(
         let lane = lanes.entry(name).or_insert(first);
         lane.waiting += count.waiting;
         lane.held += count.held;
+        lane.suspended += count.suspended;
         lane.due += count.due;
         lane.next_attempt_at = [lane.next_attempt_at, count.next_attempt_at].into_iter().flatten().min();
         lane.oldest = lane.oldest.min(count.oldest);
@@ -145,8 +150,11 @@ pub(super) fn waiting(
     for lane in lanes.values() {
         waiting.recipients += lane.waiting;
         waiting.held += lane.held;
+        waiting.suspended += lane.suspended;
         match (&lane.backoff, &lane.fetch) {
-            (_, Some(_)) => waiting.to_fetch += lane.waiting - lane.held,
+            (_, Some(_)) => {
+                waiting.to_fetch += lane.waiting.saturating_sub(lane.held + lane.suspended);
+            }
             (Some(_), None) => waiting.backing_off += lane.due,
             (None, None) => waiting.due += lane.due,
         }

@@ -88,6 +88,9 @@ fn tiles(html: &mut Html, snapshot: &Snapshot, now: i64) {
         "held".to_owned()
     };
     tile(html, &super::html::grouped(waiting.held), &fetched);
+    if waiting.suspended > 0 {
+        tile(html, &super::html::grouped(waiting.suspended), "suspended");
+    }
     let oldest = snapshot.waiting.lanes.iter().map(|lane| lane.oldest).min();
     let oldest = snapshot.oldest.first().map(|line| line.age).or(oldest.map(|at| now - at));
     tile(html, &oldest.map_or_else(|| "-".to_owned(), span), "the oldest has waited");
@@ -168,9 +171,8 @@ fn why(html: &mut Html, lane: &LaneLine, (busy, limit): (usize, usize), now: i64
     if let Some(next) = lane.next_attempt_at.filter(|next| is_out && *next > now) {
         words.push(format!("next try in {}", span(next - now)));
     }
-    // Of what is neither held nor suspended something is due or has a time.
-    if is_out && lane.next_attempt_at.is_none() && lane.held < lane.waiting {
-        words.push("the rest suspended".to_owned());
+    if lane.suspended > 0 {
+        words.push(format!("{} suspended", super::html::grouped(lane.suspended)));
     }
     words.push(format!("oldest {}", span(now - lane.oldest)));
     html.text(&words.join(" \u{b7} ")).raw("</p>");

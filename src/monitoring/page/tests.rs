@@ -164,6 +164,7 @@ fn recipient(one: &Try) -> ShownRecipient {
         value: HOSTILE.to_owned(),
         until: None,
         reason: Some(HOSTILE.to_owned()),
+        login: HOSTILE.to_owned(),
     };
     ShownRecipient { line: line(), end: None, suspended: vec![by], tries: vec![one.clone()] }
 }
@@ -247,6 +248,7 @@ fn domains_are_counted_in_their_lanes_and_each_recipient_once() {
         domain: name.to_owned(),
         waiting,
         held,
+        suspended: 0,
         due,
         next_attempt_at: Some(NOW + i64::try_from(waiting).unwrap()),
         oldest: NOW - 10,
@@ -268,12 +270,12 @@ fn domains_are_counted_in_their_lanes_and_each_recipient_once() {
         domain("a.test", 5, 3, 1),
         domain("b.test", 4, 2, 0),
         domain("c.example", 7, 7, 0),
-        domain("fetched.test", 2, 2, 1),
+        DomainWaiting { suspended: 2, ..domain("fetched.test", 4, 2, 1) },
         domain("no domain \u{7}", 1, 1, 0),
     ];
     let backoffs = [row("c.example", NOW + 60), row("route:*.test", NOW), row("atrn:fetched.test", NOW)];
     let found = waiting(counts, lane_of, &backoffs, NOW);
-    assert_eq!((found.recipients, found.held, found.due), (19, 2, 6));
+    assert_eq!((found.recipients, found.held, found.suspended, found.due), (21, 2, 2, 6));
     assert_eq!((found.backing_off, found.to_fetch, found.lanes_total), (7, 1, 4));
     assert_eq!(found.lanes[0].lane, "route:*.test");
     assert_eq!((found.lanes[0].waiting, found.lanes[0].next_attempt_at), (9, Some(NOW + 4)));

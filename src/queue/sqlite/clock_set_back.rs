@@ -2,7 +2,8 @@
 //!
 //! A row says itself whether the relay worked its time out: an attempt (or the arrival of the message) lies in the
 //! future, and the time is no further from it than the relay ever waits. What had come due by the clock before is due.
-//! What somebody chose is a promise and stays: a release (RFC 4865), a deadline, a time written by hand.
+//! What somebody chose is a promise and stays: a release (RFC 4865), a deadline, a time written by hand. A suspension
+//! was to last for a time (`--for 2h`), which begins now too.
 //!
 //! Runs inside the writer's transaction.
 
@@ -38,10 +39,15 @@ const BACKOFFS: &str = "
     UPDATE backoffs SET backoff_until = ?1 + min(max(backoff_until - changed_at, 0), ?2), changed_at = ?1
     WHERE changed_at > ?3 AND lane NOT LIKE 'atrn:%'";
 
+/// One without an end is said to be since now.
+const SUSPENSIONS: &str = "
+    UPDATE suspensions SET until = ?1 + max(until - since, 0), since = ?1 WHERE since > ?2";
+
 /// The clock showed `before` and shows `now`. Gives whether all of it is done.
 pub(super) fn mend(conn: &Connection, before: i64, now: i64, longest_secs: i64) -> Result<bool> {
     let future = now.saturating_add(STEP_SECS);
     conn.prepare_cached(BACKOFFS)?.execute(params![now, longest_secs, future])?;
+    conn.prepare_cached(SUSPENSIONS)?.execute(params![now, future])?;
     let due = conn.prepare_cached(DUE)?.execute(params![now, before, ROWS_MAX])?;
     let tried = conn.prepare_cached(TRIED)?.execute(params![now, longest_secs, future, ROWS_MAX])?;
     let untried = conn.prepare_cached(UNTRIED)?.execute(params![now, future, ROWS_MAX])?;

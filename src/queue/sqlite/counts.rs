@@ -10,10 +10,10 @@ use rusqlite::{Connection, Result};
 use serde_json::{Map, Value};
 
 use crate::mail::Domain;
+use crate::queue::gauge_rows::LaneCount;
 use crate::queue::quotas::{self, BytesByUser};
-use crate::queue::rows::LaneCount;
 
-use super::odd;
+use super::{odd, suspensions};
 
 /// From one domain to the next along the index: as many steps as there are domains, not recipients.
 const DOMAINS: &str = "
@@ -26,9 +26,11 @@ const DOMAINS: &str = "
 /// ?1: an object of domains and their lanes, where these are not the same.
 const BY_LANE: &str = "
     WITH lane_of(domain, lane) AS MATERIALIZED (SELECT key, value FROM json_each(?1))
-    SELECT coalesce(l.lane, r.domain) AS lane, count(DISTINCT r.message_id), count(*), sum(r.state = 'held'),
-           min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END)
-    FROM recipients r LEFT JOIN lane_of l ON l.domain = r.domain
+    SELECT coalesce(l.lane, recipients.domain) AS lane, count(DISTINCT recipients.message_id), count(*),
+           sum(recipients.state = 'held'),
+           min(CASE WHEN recipients.state = 'queued' AND NOT is_suspended THEN recipients.next_attempt_at END),
+           sum(is_suspended)
+    FROM recipients LEFT JOIN lane_of l ON l.domain = recipients.domain
     GROUP BY 1 ORDER BY count(*) DESC, lane";
 
 /// See [`crate::queue::Reads::domains`]. What a person wrote into the column and is no domain is left out.
@@ -50,7 +52,7 @@ pub(super) fn by_lane(conn: &Connection, lane_of: &dyn Fn(&Domain) -> Arc<str>) 
         }
     }
     let count = |number: i64| number.unsigned_abs();
-    conn.prepare_cached(BY_LANE)?
+    conn.prepare_cached(&suspensions::if_any(conn, BY_LANE)?)?
         .query_map([Value::from(lanes).to_string()], |row| {
             Ok(LaneCount {
                 lane: odd::text(row, 0)?.unwrap_or_default(),
@@ -58,6 +60,7 @@ pub(super) fn by_lane(conn: &Connection, lane_of: &dyn Fn(&Domain) -> Arc<str>) 
                 recipients: row.get(2).map(count)?,
                 held: row.get(3).map(count)?,
                 next_attempt_at: odd::int(row, 4)?,
+                suspended: row.get(5).map(count)?,
             })
         })?
         .collect()

@@ -13,18 +13,19 @@ use crate::mail::Domain;
 use crate::queue::RecipientId;
 use crate::queue::rows::{Asker, Kick, KickScope, Kickable, Kicked};
 
-use super::odd;
+use super::{odd, suspensions};
 
 /// Recipients that one kick moves in one transaction: a larger kick does not hold up the others.
 const KICK_ROWS_MAX: usize = 5_000;
 /// What an asker may kick. ?2 user, ?3 client, ?4 a list of domains, ?5 whether it may kick all.
-const THEIRS: &str = "(?5 OR r.domain IN (SELECT value FROM json_each(?4))
+const THEIRS: &str = "(?5 OR recipients.domain IN (SELECT value FROM json_each(?4))
                    OR m.user IS ?2 AND (?2 IS NOT NULL OR m.client = ?3))";
 /// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients.
 pub(super) const INSERT_KICK: &str =
     "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-/// See [`crate::queue::Reads::kickable`]. What is not the asker's to kick is neither moved nor counted.
+/// See [`crate::queue::Reads::kickable`]. What is not the asker's to kick is neither moved nor counted, and what is
+/// suspended stays as it is.
 pub(super) fn kickable(conn: &Connection, kick: &Kick, asker: &Asker, now: i64) -> Result<Kickable> {
     let (domain, domains) = domains_of(kick);
     let (is_all, own) = match &asker.scope {
@@ -32,14 +33,19 @@ pub(super) fn kickable(conn: &Connection, kick: &Kick, asker: &Asker, now: i64) 
         KickScope::Own(domains) => (false, super::counts::json_list(domains.iter().map(String::as_str))),
     };
     let client = asker.client.map(|ip| ip.to_string());
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT r.id, r.next_attempt_at > ?6 AND coalesce(m.release_at, 0) <= ?6
-         FROM recipients r JOIN messages m ON m.id = r.message_id
-         WHERE r.state = 'queued' AND r.domain IN ({domains}) AND {THEIRS}"
-    ))?;
+    let sql = format!(
+        "SELECT recipients.id, recipients.next_attempt_at > ?6 AND coalesce(m.release_at, 0) <= ?6, is_suspended
+         FROM recipients JOIN messages m ON m.id = recipients.message_id
+         WHERE recipients.state = 'queued' AND recipients.domain IN ({domains}) AND {THEIRS}"
+    );
+    let mut statement = conn.prepare_cached(&suspensions::if_any(conn, &sql)?)?;
     let mut found = Kickable::default();
     let mut rows = statement.query(params![domain, asker.user, client, own, is_all, now])?;
     while let Some(row) = rows.next()? {
+        if odd::get(row, 2)? {
+            found.suspended += 1;
+            continue;
+        }
         found.waiting += 1;
         if odd::get(row, 1)? {
             found.to_move.push(RecipientId(row.get(0)?));
@@ -59,7 +65,8 @@ pub(super) fn kick(
     is_first: bool,
 ) -> Result<(Kicked, usize)> {
     if is_first && kickable.waiting == 0 {
-        return Ok((Kicked::Nothing, 0));
+        let suspended = kickable.suspended;
+        return Ok((if suspended > 0 { Kicked::Suspended(suspended) } else { Kicked::Nothing }, 0));
     }
     let (domain, domains) = domains_of(kick);
     let mut statement = conn.prepare_cached(&format!("DELETE FROM backoffs WHERE lane IN ({domains})"))?;

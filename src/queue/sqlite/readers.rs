@@ -16,11 +16,11 @@ use crate::mail::Domain;
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::contract::Reads;
 use crate::queue::error::QueueError;
-use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
+use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, LaneCount, SmallCounts};
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::{
-    Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, LaneCount,
-    Over, PendingReports, Place,
+    Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Over,
+    PendingReports, Place,
 };
 use crate::queue::{
     HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, Suspension, Sweep, TlsReportDue,

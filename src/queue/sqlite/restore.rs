@@ -17,7 +17,7 @@ use super::failure::{explain, is_full};
 use super::files::{Files, beside, in_use_by, real};
 use super::in_place::{REPLACED, put_in_place};
 use super::recover::{create_as, file_error, remove_old};
-use super::{foreign, migrate, open, space};
+use super::{foreign, migrate, open, space, suspensions};
 
 /// What all of it begins with that was restored and is held.
 const HELD: &str = "held: restored from a backup, may have been sent since";
@@ -57,7 +57,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
         // Made by the lock a moment ago.
         let _ = std::fs::remove_file(&path);
     }
-    let (pending_reports, left_out) = filled?;
+    let ((pending_reports, suspensions), left_out) = filled?;
     let fresh = beside(&path, SUFFIX);
     let kept = match is_new {
         true => std::fs::rename(&fresh, &path).map(|()| None).map_err(|source| file_error(&path, source))?,
@@ -65,7 +65,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
     };
     files.sync_directory()?;
     copied.held = if how.as_it_was { copied.held } else { copied.recipients };
-    Ok(Restored { copied, pending_reports, as_it_was: how.as_it_was, left_out, kept })
+    Ok(Restored { copied, pending_reports, suspensions, as_it_was: how.as_it_was, left_out, kept })
 }
 
 /// A backup is one file. What has a log is a queue, and some of its mail is in the log: nobody is to move that away.
@@ -153,8 +153,8 @@ fn fill<T>(
     filled
 }
 
-/// Gives how many failures are still to be reported.
-fn mark(fresh: &Connection, as_it_was: bool, last_id: i64) -> rusqlite::Result<i64> {
+/// Gives how many failures are still to be reported, and how much is suspended.
+fn mark(fresh: &Connection, as_it_was: bool, last_id: i64) -> rusqlite::Result<(i64, i64)> {
     let now = now_us() / 1_000_000;
     fresh.execute_batch("BEGIN IMMEDIATE; DELETE FROM meta WHERE key = 'mail_refused_since'")?;
     let last_id = open::last_id(fresh)?.max(last_id).max(now_us());
@@ -176,8 +176,9 @@ fn mark(fresh: &Connection, as_it_was: bool, last_id: i64) -> rusqlite::Result<i
         )?;
     }
     let pending = fresh.query_row("SELECT count(*) FROM pending_reports", [], |row| row.get(0))?;
+    let suspensions = suspensions::count(fresh, now)?;
     fresh.execute_batch("COMMIT")?;
-    Ok(pending)
+    Ok((pending, suspensions))
 }
 
 fn unusable(path: &Path, why: &str, remedy: &'static str) -> QueueError {
@@ -257,13 +258,14 @@ mod tests {
             "INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, require_tls)
                  VALUES ('me@a.test', 'me@a.test', 1, 'X', 'x@b.test', 'failed', 0);
              INSERT INTO tls_reports (day, domain, rua, state, attempts, next_attempt_at)
-                 VALUES (0, 'b.test', '', 'planned', 0, 1)",
+                 VALUES (0, 'b.test', '', 'planned', 0, 1);
+             INSERT INTO suspensions (kind, value, until) VALUES ('tag', 'on', NULL), ('tag', 'over', 9)",
         )
         .unwrap();
         drop(conn);
         back_up(&from, &copy).unwrap();
         let restored = restore(&to, &copy, HowToRestore { replace: false, as_it_was: false }).unwrap();
-        assert_eq!(restored.pending_reports, 1);
+        assert_eq!((restored.pending_reports, restored.suspensions), (1, 1));
         let conn = Connection::open(&to).unwrap();
         let counted = "SELECT (SELECT count(*) FROM pending_reports WHERE at > unixepoch() - 60),
                               (SELECT count(*) FROM tls_reports WHERE state = 'planned')";

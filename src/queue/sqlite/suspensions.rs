@@ -71,7 +71,7 @@ pub(super) fn read(conn: &Connection, now: i64) -> Result<Vec<Suspension>> {
         .prepare_cached(&sql)?
         .query_map(params![now, SUSPENSIONS_MAX as i64], suspension)?
         .collect::<Result<_>>()?;
-    Ok(rows.into_iter().flatten().collect())
+    Ok(rows.into_iter().flatten().map(|row| row.seen_at(now)).filter(|row| row.is_on(now)).collect())
 }
 
 /// See [`crate::queue::AdminStore::suspensions`].

@@ -40,6 +40,6 @@ impl Lanes {
 
     fn job_recipient(&mut self, due: &Due) -> JobRecipient {
         let retry_wait = self.schedule.wait(due.attempts.saturating_add(1), self.random.f64());
-        JobRecipient { id: due.recipient, retry_wait }
+        JobRecipient { id: due.recipient, retry_wait, suspended: false }
     }
 }

@@ -1,6 +1,9 @@
 //! Mail that is fetched: no turns, and nobody gets it twice.
 
+use super::reader::queue_with_newsletters;
 use super::*;
+use crate::queue::QueueError;
+use crate::scheduler::atrn_claims::AtrnClaims;
 
 #[test]
 fn mail_that_is_fetched_gets_no_turn_and_takes_no_memory() {
@@ -38,6 +41,37 @@ fn a_claim_takes_recipients_of_one_message_and_domain_once() {
     assert!(lanes.finished(&one, &failing(), &[RecipientId(1)], 0).is_none());
     assert_eq!(ids(&lanes.claim(&mut rows()).unwrap()), [0, 1]);
     lanes.check();
+}
+
+#[test]
+fn who_fetches_looks_through_so_many_pages_and_the_next_one_is_offered_what_was_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, events) = queue_with_newsletters(folder.path(), 2_500);
+    let (scheduler, thread) = Scheduler::start(settings(), queue, events, Clock::system()).unwrap();
+    let mut domains = AtrnDomains::default();
+    domains.add("big.test", "customer");
+    scheduler.set_atrn(domains).unwrap();
+    let domains = [Domain::parse("big.test").unwrap()];
+    let begin = || AtrnClaims::of(&domains);
+    let mut first = begin();
+    let jobs: Vec<Job> = std::iter::from_fn(|| scheduler.fetch(&mut first).unwrap()).collect();
+    assert_eq!(jobs.iter().map(|job| ids(job).len()).sum::<usize>(), 2_502);
+    // Three pages in which all is claimed.
+    let refused = scheduler.read_ahead(&mut begin(), 2).unwrap_err();
+    assert!(matches!(refused, QueueError::TooManySuspended), "{refused}");
+    let mut second = begin();
+    assert!(!scheduler.read_ahead(&mut second, 4).unwrap());
+    assert!(!scheduler.has_mail(&domains).unwrap());
+    scheduler.finished(&jobs[0], &failing(), &ids_of(&jobs[0]));
+    // Behind their backs; not behind that of who comes next.
+    assert!(
+        scheduler.fetch(&mut first).unwrap().is_none() && scheduler.fetch(&mut second).unwrap().is_none()
+    );
+    assert!(scheduler.has_mail(&domains).unwrap());
+    let again = scheduler.fetch(&mut begin()).unwrap().unwrap();
+    assert_eq!(ids(&again), ids(&jobs[0]));
+    scheduler.stop();
+    thread.join().unwrap();
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
 }
 
 /// A queue with so many newsletters for `big.test`, then a message of ordinary and one of high priority.
-fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Receiver<Event>) {
+pub(super) fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Receiver<Event>) {
     let path = folder.join("queue.db");
     let settings = QueueSettings { path, history: Duration::from_secs(60), litestream: false };
     let (events_in, events) = crossbeam_channel::unbounded();

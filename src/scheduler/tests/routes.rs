@@ -6,8 +6,8 @@ use std::ops::Bound;
 
 use super::*;
 use crate::mail::tlsrpt;
-use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, SmallCounts};
-use crate::queue::rows::{Fetched, LaneCount, PendingReports};
+use crate::queue::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, LaneCount, SmallCounts};
+use crate::queue::rows::{Fetched, PendingReports};
 use crate::queue::{
     Asker, BytesByUser, DueCursor, DueDomains, Expired, ExpiryCursor, HostSetting, Kickable, LoginRows, Over,
     Place, QueueError, Reads, StsPolicyRow, Suspension, Sweep, TlsReportDue,

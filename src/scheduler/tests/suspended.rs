@@ -58,7 +58,7 @@ impl Room {
 
     /// Looks until there is nothing more to read; gives how many looks that took.
     fn settle(&mut self, now: i64) -> usize {
-        for looks in 1..10_000 {
+        for looks in 1..500 {
             self.look(at(now));
             if !self.reader.patience(&self.lanes, at(now)).is_zero() {
                 return looks;

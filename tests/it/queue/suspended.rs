@@ -43,12 +43,15 @@ fn is_shown(relay: &Relay) {
     let shown: Vec<_> = listed.iter().map(|row| format!("{} {}", row["value"], row["recipients"])).collect();
     assert_eq!(shown, ["\"news\" 1", "\"bulk\" 2"], "{listed:?}");
     assert_eq!(listed[0]["reason"], "wrong text");
+    let by = listed[0]["login"].as_str().unwrap();
     let next = "SELECT DISTINCT next_attempt FROM queue";
     assert_eq!(relay.db().rows(next, []), ["suspended"]);
     let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'news@a.test'", []).unwrap();
     let shown = relay.run_ok(&["queue", "show", &id]);
     assert!(
-        shown.contains("queued, suspended\n  suspended: user news until resumed: wrong text\n"),
+        shown.contains(&format!(
+            "queued, suspended\n  suspended: user news until resumed by {by}: wrong text\n"
+        )),
         "{shown}"
     );
     let oldest = relay.run_ok(&["queue", "oldest"]);
@@ -62,7 +65,7 @@ fn is_shown(relay: &Relay) {
     assert_eq!((&summary[0]["suspended"], &summary[0]["due"]), (&2.into(), &0.into()), "{summary:?}");
     let explained = relay.json(&["explain", "you@a.test", "--user", "news"]);
     let words = explained[0][0]["suspended"].as_array().or(explained[0]["suspended"].as_array()).unwrap();
-    assert_eq!(words[0], "suspended: user news until resumed: wrong text");
+    assert_eq!(words[0], format!("suspended: user news until resumed by {by}: wrong text"));
     assert!(
         words[1].as_str().unwrap().starts_with("suspended: its mail with tag bulk until 20"),
         "{words:?}"
@@ -98,12 +101,17 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
     assert!(again.contains(" behind it, and the first of it expires 20"), "{again}");
     is_shown(&relay);
 
+    // Of those that were released, not of those that are held afterwards.
+    relay.run_ok(&["queue", "hold", "--domain", "a.test"]);
+    let released = relay.run_ok(&["queue", "release", "--state", "held"]);
+    assert!(released.contains("(2 of them still suspended"), "{released}");
     // Neither a kick, nor a reload, nor ETRN, nor a restart overrides it.
     let kicked = relay.run_ok(&["queue", "kick", "--all"]);
     assert!(kicked.contains("(3 of them still suspended"), "{kicked}");
     relay.signal("HUP");
     let mut client = relay.client();
-    client.expect("ETRN a.test", "25");
+    let said = client.expect("ETRN a.test", "251").text;
+    assert!(said.contains("no messages waiting for a.test but 1 that are suspended"), "{said}");
     let mut relay = relay;
     relay.stop();
     relay.start_again();
@@ -160,6 +168,15 @@ fn what_is_not_suspended_cannot_be_resumed_and_what_no_one_can_mean_is_refused()
     ] {
         assert_eq!(relay.run(&[&["queue"], arguments].concat()).status.code(), Some(2), "{arguments:?}");
     }
+    relay.db_for_writing().execute(
+        "INSERT INTO suspensions (kind, value) VALUES ('tag', 'no one'), ('domain', '*.a.test')",
+        [],
+    );
+    relay.run_ok(&["queue", "resume", "--tag", "no one"]);
+    let said = relay.run(&["queue", "resume", "--domain", "b.a.test"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("domain b.a.test is not suspended by this name, but domain *.a.test is"), "{said}");
+    relay.run_ok(&["queue", "resume", "--all"]);
     let said = relay.run(&["queue", "suspend", "--tag", "no one"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("no message can have this tag") && said.contains("queue suspend --help"), "{said}");
@@ -213,11 +230,47 @@ fn what_is_past_its_lifetime_while_suspended_goes_back_to_its_sender() {
     // Told to the relay like any other change by hand.
     relay.db_for_writing().execute("UPDATE messages SET expires_at = unixepoch() - 1", []);
     let bounce = home.wait_for_messages(1, SOON).remove(0);
-    assert!(String::from_utf8_lossy(&bounce.content).contains("you@a.test"));
+    let bounce = String::from_utf8_lossy(&bounce.content).replace("\r\n ", " ").replace("\r\n", " ");
+    for part in ["you@a.test", "Status: 4.3.2", "stopped such mail for a time", "suspended by the operator"] {
+        assert!(bounce.contains(part), "no {part:?} in {bounce}");
+    }
+    assert!(!bounce.contains("again and again"), "{bounce}");
     wait_for_end(&relay, "you@a.test", "expired");
-    let tried = "SELECT attempts FROM history WHERE address = 'you@a.test'";
+    let tried = "SELECT count(*) FROM attempts WHERE mx = 'mx.a.test'";
     assert_eq!(relay.db().number(tried, []), 0);
     assert!(mx.seen().is_empty());
+}
+
+/// ETRN (RFC 1985) moves nothing that is suspended, and counts what it moves; XCIR and XSTA say what stands still.
+#[test]
+fn etrn_and_the_commands_of_operators_tell_suspended_mail_from_what_waits() {
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new().on(At::Rcpt("@"), Act::Say("451 4.7.1 later")));
+    let relay = world.relay(Config::new().retry(&["1h"]));
+    relay.add_user_with("root", &["--operator"]);
+    suspend(&relay, &["--tag", "bulk"]);
+    relay.submit(SENDER, &["bulk@a.test"], &tagged("bulk"));
+    relay.submit(SENDER, &["other@a.test"], &mail("else"));
+    wait_for_attempts(&relay, "other@a.test", "deferred", 1);
+    suspend(&relay, &["--domain", "b.test"]);
+    relay.submit(SENDER, &["you@b.test"], &mail("b"));
+    let mut client = relay.client();
+    client.log_in("root");
+    let said = client.expect("ETRN a.test", "253").text;
+    assert!(said.contains("Ok, 1 pending messages for a.test started"), "{said}");
+    let kicked = "SELECT address, kicked_attempts FROM recipients WHERE domain = 'a.test' ORDER BY id";
+    assert_eq!(relay.db().rows(kicked, []), ["bulk@a.test|0", "other@a.test|1"]);
+    let said = client.expect("XSTA", "250").text;
+    assert!(said.contains("a.test: 2 messages, 2 recipients (1 suspended), "), "{said}");
+    assert!(
+        said.lines().any(|line| line.ends_with("b.test: 1 messages, 1 recipients (1 suspended)")),
+        "{said}"
+    );
+    let said = client.expect("XCIR", "250").text;
+    assert!(said.contains("connections busy, 2 suspensions"), "{said}");
+    let said = client.expect("XCIR b.test", "250").text;
+    assert!(said.contains(", suspended (domain b.test) until resumed"), "{said}");
+    client.expect("ETRN b.test", "251");
 }
 
 /// Jiffies of CPU that the relay has used.

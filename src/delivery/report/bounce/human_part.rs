@@ -138,6 +138,7 @@ fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static 
         }
         // The text quoted below says what the message waited for; perhaps there was no attempt.
         Outcome::Expired if (status.1, status.2) == (4, 7) => None,
+        Outcome::Expired if (status.1, status.2) == (3, 2) && ours => None,
         Outcome::Expired => Some("We tried again and again, until the time for it was over."),
         Outcome::Failed | Outcome::Deferred | Outcome::InDoubt => None,
     };
@@ -150,6 +151,9 @@ fn meaning(outcome: Outcome, status: Enhanced, by: ReplySource) -> Vec<&'static 
         (2, 2) => "This mailbox is full. The recipient has to make room.",
         (2, 3) | (3, 4) => "The message is larger than the receiving host accepts. Send less, or a link.",
         (3, 0) if ours && outcome == Outcome::Failed => "The operator of this relay returned it.",
+        (3, 2) if ours && outcome == Outcome::Expired => {
+            "The operator of this relay had stopped such mail for a time. It waited here, and was not sent."
+        }
         (4, 3) => "The domain could not be looked up.",
         (4, 4) => "No way to deliver to this domain was found. Check how the part after the @ is spelled.",
         (4, 6) => {

@@ -42,11 +42,10 @@ pub(super) fn count(conn: &Connection, filter: &Filter) -> Result<i64> {
 }
 
 /// See [`crate::queue::AdminStore::suspended_of`].
-pub(super) fn count_suspended(conn: &Connection, filter: &Filter) -> Result<i64> {
-    let condition = Condition::of(filter);
-    let sql = format!("SELECT count(*) FROM recipients WHERE {} AND is_suspended", condition.where_sql());
-    let sql = suspensions::if_any(conn, &sql)?;
-    conn.query_row(&sql, params_from_iter(&condition.values), |row| row.get(0))
+pub(super) fn count_suspended(conn: &Connection, these: &[(MessageId, RecipientId)]) -> Result<i64> {
+    let sql = "SELECT count(*) FROM recipients
+               WHERE id IN (SELECT value FROM json_each(?1)) AND is_suspended";
+    conn.query_row(&suspensions::if_any(conn, sql)?, [list_of(these)], |row| row.get(0))
 }
 
 /// See [`crate::queue::AdminStore::select`]; `of`: which of the selected it would change.
@@ -112,12 +111,13 @@ pub(super) fn show(conn: &Connection, id: MessageId) -> Result<Option<Shown>> {
 
 fn suspended_by(conn: &Connection, recipient: i64) -> Result<Vec<SuspendedBy>> {
     conn.prepare_cached(
-        "SELECT kind, value, datetime(until, 'unixepoch'), reason FROM suspended WHERE recipient_id = ?1
-         ORDER BY kind, value",
+        "SELECT kind, value, datetime(s.until, 'unixepoch'), s.reason, s.login
+         FROM suspended w JOIN suspensions s USING (kind, value) WHERE w.recipient_id = ?1 ORDER BY kind, value",
     )?
     .query_map([recipient], |row| {
         let (kind, value) = (odd::get(row, 0)?, odd::get(row, 1)?);
-        Ok(SuspendedBy { kind, value, until: odd::get(row, 2)?, reason: odd::get(row, 3)? })
+        let (until, reason) = (odd::get(row, 2)?, odd::get(row, 3)?);
+        Ok(SuspendedBy { kind, value, until, reason, login: odd::get(row, 4)? })
     })?
     .collect()
 }

@@ -33,7 +33,7 @@ use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
 use crate::queue::suspension::{Suspended, SuspensionLine};
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
-use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
+use crate::queue::{HostSetting, MessageId, RecipientId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
 use super::failure::{explain, is_full};
 use super::files::{in_use_by, may_use, real};
@@ -315,10 +315,10 @@ impl AdminStore for Admin {
         self.try_to(|conn| conn.query_row(sql, [name], |row| row.get(0)))
     }
 
-    fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {
+    fn suspended_of(&self, these: &[(MessageId, RecipientId)]) -> Result<i64, QueueError> {
         self.try_to(|conn| match suspensions::count(conn, now_secs())? {
             0 => Ok(0),
-            _ => look::count_suspended(conn, which),
+            _ => look::count_suspended(conn, these),
         })
     }
 

@@ -16,7 +16,8 @@ use super::reasons::Reasons;
 /// One walk along an index that has all of it but what is suspended: a recipient's id is the time at which it came.
 const BY_DOMAIN: &str = "
     SELECT domain, count(*), sum(state = 'held'), sum(iif(state = 'queued' AND next_attempt_at <= unixepoch(), NOT is_suspended, false)),
-           min(CASE WHEN state = 'queued' AND NOT is_suspended THEN next_attempt_at END), min(id) / 1000000
+           min(CASE WHEN state = 'queued' AND NOT is_suspended THEN next_attempt_at END), min(id) / 1000000,
+           sum(is_suspended)
     FROM recipients GROUP BY domain";
 
 /// A recipient waits or is finished, never both. ?1: the first minute.
@@ -46,6 +47,7 @@ pub(super) fn by_domain(conn: &Connection) -> Result<Vec<DomainWaiting>> {
             due: count(row, 3)?,
             next_attempt_at: odd::int(row, 4)?,
             oldest: odd::int(row, 5)?.unwrap_or(0),
+            suspended: count(row, 6)?,
         })
     };
     conn.prepare(&suspensions::if_any(conn, BY_DOMAIN)?)?.query_map([], row)?.collect()

@@ -42,6 +42,9 @@ fn written() -> Connection {
     let lane = "INSERT INTO backoffs (lane, failures, backoff_until, last_reply, changed_at) VALUES (?, 1, ?, '421', ?)";
     conn.execute(lane, params!["lane.test", THEN + 1800, THEN]).unwrap();
     conn.execute(lane, params!["atrn:a.test", 253_402_300_799i64, THEN]).unwrap();
+    let suspension = "INSERT INTO suspensions (kind, value, since, until) VALUES ('tag', ?, ?, ?)";
+    conn.execute(suspension, params!["two-hours", THEN, THEN + 7_200]).unwrap();
+    conn.execute(suspension, params!["no-end", THEN, None::<i64>]).unwrap();
     conn.execute(
         "INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, require_tls)
          VALUES ('app@a.test', 'app@a.test', ?, 'Q', 'x@y.test', 'failed', 0)",
@@ -77,6 +80,11 @@ fn a_wait_that_was_written_in_the_future_lasts_as_long_as_it_was_to_last() {
         let wait = until("lane.test") - now;
         assert!(if back { wait == 1800 } else { wait <= 1800 - HOUR }, "the lane, {step} s: {wait} s");
         assert_eq!(until("atrn:a.test"), 253_402_300_799);
+        let suspended = |tag: &str| -> Option<i64> {
+            conn.query_row("SELECT until FROM suspensions WHERE value = ?", [tag], |row| row.get(0)).unwrap()
+        };
+        let lasts = suspended("two-hours").unwrap() - if back { now } else { THEN };
+        assert_eq!((lasts, suspended("no-end")), (7_200, None), "{step} s");
         // Not before its hour is over, and at once where nobody knows when it began.
         let senders = conn.pending_report_senders(now - HOUR, now + 60, 9).unwrap();
         assert_eq!(senders.len(), 1, "a summary, {step} s");

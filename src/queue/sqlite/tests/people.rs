@@ -298,3 +298,55 @@ fn failures_are_grouped_by_what_was_said_and_not_by_ids_and_addresses() {
         ]
     );
 }
+
+/// Whatever somebody types into the table is what the relay means, or is refused.
+#[test]
+fn the_table_of_suspensions_refuses_what_means_nothing_and_one_more_than_may_be() {
+    let bench = Bench::new();
+    let hand = bench.somebody();
+    let write = |kind: &str, value: &str| {
+        hand.execute("INSERT INTO suspensions (kind, value) VALUES (?1, ?2)", [kind, value]).is_ok()
+    };
+    for good in
+        ["a.test", "*.a.test", "*", "[IPv6:2001:db8::1]", "[192.0.2.1]", "xn--bcher-kva.test", "a_b.test"]
+    {
+        assert!(write("domain", good), "{good}");
+    }
+    for bad in [
+        "",
+        "a.test.",
+        "*.",
+        ".",
+        "a b",
+        "**",
+        "*.*.test",
+        "a*",
+        "A.test",
+        "b\u{fc}cher.test",
+        "[ipv6:::1]",
+        "a..test",
+    ] {
+        assert!(!write("domain", bad), "{bad}");
+    }
+    assert!(write("user", "A user.") && write("tag", "*"));
+    let now = now_us() / 1_000_000;
+    let read = || bench.queue.suspensions(now).unwrap().len();
+    assert_eq!(read(), 9, "each of them counts");
+    let last = SUSPENSIONS_MAX - 9;
+    assert!((0..last).all(|n| write("user", &n.to_string())));
+    assert!(!write("user", "one more") && !write("domain", "more.test"));
+    hand.execute("INSERT OR REPLACE INTO suspensions (kind, value, reason) VALUES ('tag', '*', 'again')", [])
+        .unwrap();
+    hand.execute("INSERT INTO suspensions (kind, value, until) VALUES ('tag', 'over', 9)", []).unwrap();
+    hand.execute("DELETE FROM suspensions WHERE value = '*' AND kind = 'tag'", []).unwrap();
+    assert!(write("user", "one more"));
+    // Nor can one that is over be given a later end then.
+    let again = "UPDATE suspensions SET until = NULL WHERE value = 'over'";
+    assert!(hand.execute(again, []).is_err());
+    hand.execute("UPDATE suspensions SET until = unixepoch() + 9", []).unwrap_err();
+    hand.execute("UPDATE suspensions SET until = unixepoch() + 9 WHERE value <> 'over'", []).unwrap();
+    assert_eq!(read(), SUSPENSIONS_MAX);
+    hand.execute("DELETE FROM suspensions WHERE value = 'one more'", []).unwrap();
+    hand.execute(again, []).unwrap();
+    assert_eq!(read(), SUSPENSIONS_MAX);
+}

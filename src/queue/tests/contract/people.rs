@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::mail::Domain;
-use crate::queue::admin::{Filter, Suspended};
+use crate::queue::admin::{Action, Filter, Suspended};
 use crate::queue::gauge_rows::{AgeCounts, CountFrom};
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
@@ -145,6 +145,10 @@ fn suspension(whose: Whose, until: Option<i64>) -> Suspension {
     Suspension { whose, since: now_secs(), until, reason, login: "ann".to_owned() }
 }
 
+fn suspended_of_all(admin: &dyn AdminStore) -> i64 {
+    admin.suspended_of(&admin.select(Action::Kick, &Filter::all(), 0).unwrap().ids).unwrap()
+}
+
 pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_over(site: Site) {
     let due = site.accept(&["a@example.com", "b@mail.example.com", "c@example.net"]);
     let admin = site.place.admin();
@@ -173,7 +177,7 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
     let waits: Vec<_> =
         admin.list(&Filter::all(), 9).unwrap().into_iter().map(|line| line.next_attempt).collect();
     assert_eq!(waits.iter().flatten().collect::<Vec<_>>(), ["suspended", "suspended", "held"]);
-    assert_eq!(admin.suspended_of(&Filter::all()).unwrap(), 2);
+    assert_eq!(suspended_of_all(&*admin), 2);
     let summary = admin.summary(1).unwrap();
     assert_eq!((summary.recipients, summary.due, summary.held, summary.suspended), (3, 0, 1, 2));
     assert_eq!((summary.suspensions.len(), summary.suspensions_total), (1, 2));
@@ -197,7 +201,7 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
     let shown = admin.show(due[0].message).unwrap().unwrap().recipients;
     let words: Vec<_> =
         shown.iter().map(|one| one.suspended.iter().map(|by| by.words()).collect::<Vec<_>>()).collect();
-    assert!(words[1][0].starts_with("domain *.example.com until resumed: blocked"), "{words:?}");
+    assert!(words[1][0].starts_with("domain *.example.com until resumed by ann: blocked"), "{words:?}");
     assert_eq!((words[0].len(), words[1].len(), words[2].len()), (1, 2, 0));
     let site = site.restart();
     let admin = site.place.admin();
@@ -209,10 +213,7 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
     let over = Suspension { until: Some(now_secs() - 1), ..app };
     admin.suspend(&over).unwrap();
     assert!(admin.suspensions().unwrap().is_empty(), "it was over before it began");
-    assert_eq!(
-        (admin.resume(Some(&over.whose)).unwrap(), admin.suspended_of(&Filter::all()).unwrap()),
-        (0, 0)
-    );
+    assert_eq!((admin.resume(Some(&over.whose)).unwrap(), suspended_of_all(&*admin)), (0, 0));
     site.is_well();
 }
 
@@ -258,7 +259,7 @@ pub(super) fn a_suspension_means_what_its_view_shows_and_no_more_than_its_bound_
         let lines = admin.list(&Filter::all(), 9).unwrap();
         let shown = (0..4).filter(|at| lines[*at].next_attempt.as_deref() == Some("suspended"));
         assert_eq!(shown.collect::<Vec<_>>(), wanted, "{whose}");
-        assert_eq!(admin.suspended_of(&Filter::all()).unwrap(), wanted.len() as i64, "{whose}");
+        assert_eq!(suspended_of_all(&*admin), wanted.len() as i64, "{whose}");
         admin.resume(Some(&whose)).unwrap();
     }
     let user = |n: usize| suspension(Whose::User(n.to_string()), None);
