@@ -31,7 +31,7 @@ use crate::delivery::smtp::failure::Failure;
 use crate::kit::text::{printable, utc};
 use crate::mail::dkim::{Keyring, SigningKey};
 use crate::mail::{Address, Domain, TlsPolicy, address};
-use crate::queue::admin::Admin;
+use crate::queue::admin::{Admin, HeldCount};
 use crate::queue::{BackoffRow, HostSetting, Setting, Suspension, Whose};
 use crate::submission::users;
 use sts::StsView;
@@ -49,6 +49,8 @@ pub struct Explanation {
     pub backs_off: Option<String>,
     /// Why its mail is not tried: what is suspended, and of what mail.
     pub suspended: Vec<String>,
+    /// Mail for this domain that is held now, and by what.
+    pub held: Vec<String>,
     /// What was found and decided, in order.
     pub steps: Vec<String>,
     /// Which DKIM keys would sign, where it is known who wrote the mail.
@@ -157,6 +159,7 @@ pub(super) fn plan(
             suspended: suspended_words(&learnt.suspensions, &domain, user),
             domain: domain.to_string(),
             steps,
+            held: Vec::new(),
             dkim: None,
             endpoints: Vec::new(),
             refusal: None,
@@ -196,6 +199,7 @@ pub(super) fn plan(
         domain: domain.to_string(),
         suspended: suspended_words(&learnt.suspensions, &domain, user),
         steps,
+        held: Vec::new(),
         dkim: None,
         endpoints: hops.collect(),
         refusal,
@@ -285,7 +289,8 @@ pub fn run(
         let row = queue.as_ref().ok().and_then(|queue| queue.sts_policy(domain.as_str()).ok()).flatten();
         let sts = sts::look(&domain, (delivery, routes), row, &*resolver, Some(&https), now);
         let explained = plan(address, user, (routes, delivery), &fetched, &learnt, &*resolver, &sts);
-        Explanation { dkim: dkim.clone(), ..explained }
+        let held = queue.as_ref().ok().and_then(|queue| queue.held(Some(&domain)).ok()).unwrap_or_default();
+        Explanation { dkim: dkim.clone(), held: held.iter().map(HeldCount::words).collect(), ..explained }
     };
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
@@ -349,8 +354,8 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {then}: {}", refusal.reply)?;
         }
         writeln!(f, "  lane: {}", self.lane)?;
-        for suspended in &self.suspended {
-            writeln!(f, "    {}", printable(suspended.as_bytes()))?;
+        for words in self.suspended.iter().chain(&self.held) {
+            writeln!(f, "    {}", printable(words.as_bytes()))?;
         }
         for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
             writeln!(f, "    {more}")?;

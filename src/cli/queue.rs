@@ -97,8 +97,16 @@ enum Verb {
     #[command(visible_aliases = ["flush", "retry"])]
     Kick(Selection),
     /// Keep from being tried until released
-    Hold(Selection),
+    Hold {
+        #[command(flatten)]
+        selection: Selection,
+        /// Why: shown wherever somebody asks why it is held
+        #[arg(long, value_name = "TEXT", value_parser = suspend::reason)]
+        reason: Option<String>,
+    },
     /// Try held ones again
+    ///
+    /// --held-by keeps apart what an operator held and what a [[retry.rule]] did.
     Release(Selection),
     /// Take out of the queue; nobody is told
     Remove(Selection),
@@ -268,11 +276,13 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
         Verb::Suspended(verb) => suspend::run(verb, path, now, look)?,
-        Verb::Kick(selection) => return change::change(path, selection, Action::Kick, look, out),
-        Verb::Hold(selection) => return change::change(path, selection, Action::Hold, look, out),
-        Verb::Release(selection) => return change::change(path, selection, Action::Release, look, out),
-        Verb::Remove(selection) => return change::change(path, selection, Action::Remove, look, out),
-        Verb::Bounce(selection) => return change::change(path, selection, Action::Bounce, look, out),
+        Verb::Kick(selection) => return change::change(path, selection, (Action::Kick, None), look, out),
+        Verb::Hold { selection, reason } => {
+            return change::change(path, selection, (Action::Hold, reason.as_deref()), look, out);
+        }
+        Verb::Release(selection) => return change::change(path, selection, (Action::Release, None), look, out),
+        Verb::Remove(selection) => return change::change(path, selection, (Action::Remove, None), look, out),
+        Verb::Bounce(selection) => return change::change(path, selection, (Action::Bounce, None), look, out),
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
@@ -309,9 +319,15 @@ fn find(args: &find::FindArgs, path: &Path, look: Look) -> Result<String, QueueC
 }
 
 /// The change is made: that it cannot be put on record is said, and is no failure.
-pub(super) fn record(admin: &Admin, action: &'static str, target: String, count: usize) {
-    let Who { login, uid } = Who::runs_this();
-    if let Err(error) = admin.record(&Change { action, target, count, login, uid }) {
+pub(super) fn record(
+    admin: &Admin,
+    action: &'static str,
+    target: String,
+    count: usize,
+    reason: Option<&str>,
+) {
+    let (Who { login, uid }, reason) = (Who::runs_this(), reason.map(str::to_owned));
+    if let Err(error) = admin.record(&Change { action, target, count, login, uid, reason }) {
         say(&format!("postrider: done, but not on record in operator_log: {error}"));
     }
 }

@@ -152,25 +152,25 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             let (file, queue) = files(config, true)?;
             let name = arguments.name.clone();
             add(&file, arguments)?;
-            record(&queue, "user add", name.clone(), 1);
+            record(&queue, "user add", name.clone(), 1, None);
             print(&format!("user {name} added to {}\n", file.display()))
         }
         Verb::Passwd { name, password_stdin } => {
             let (file, queue) = files(config, false)?;
             passwd(&file, &name, password_stdin)?;
-            record(&queue, "user passwd", name.clone(), 1);
+            record(&queue, "user passwd", name.clone(), 1, None);
             print(&format!("user {name} has another password in {}\n", file.display()))
         }
         Verb::Set { name, rate, quota } => {
             let (file, queue) = files(config, false)?;
             users::set_limits(&file, &name, &Limits { rate, quota })?;
-            record(&queue, "user set", name.clone(), 1);
+            record(&queue, "user set", name.clone(), 1, None);
             print(&format!("user {name} has other limits in {}\n", file.display()))
         }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
-            record(&queue, "user remove", name.clone(), 1);
+            record(&queue, "user remove", name.clone(), 1, None);
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {
@@ -227,7 +227,7 @@ fn lift(queue: &Path, whom: &str) -> anyhow::Result<()> {
         bail!("no failed logins count for {whom}: see `postrider user failures`");
     }
     if lifted > 0 {
-        super::queue::record(&admin, "user lift", whom.to_owned(), lifted);
+        super::queue::record(&admin, "user lift", whom.to_owned(), lifted, None);
     }
     print(&format!("{lifted} lifted\n"))
 }
@@ -238,7 +238,7 @@ fn record(queue: &Path, action: &'static str, name: String, count: usize) {
         return;
     }
     match Admin::to_write(queue) {
-        Ok(admin) => super::queue::record(&admin, action, name, count),
+        Ok(admin) => super::queue::record(&admin, action, name, count, None),
         Err(error) => say(&format!("postrider: done, but not on record in operator_log: {error}")),
     }
 }

@@ -11,11 +11,11 @@ use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
     Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
+    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
     Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
     Summary, Suspended, SuspendedBy, SuspensionLine, Try,
 };
-pub use super::filter::{Action, Filter, Pattern};
+pub use super::filter::{Action, Filter, HELD_BY, Pattern};
 pub use super::gauge_rows::Fill;
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};

@@ -24,6 +24,8 @@ pub struct Change {
     pub login: String,
     /// As which the command runs.
     pub uid: u32,
+    /// Why, where it was said.
+    pub reason: Option<String>,
 }
 
 /// A change of recipients that were selected before: what [`Selected::ids`] gave, or some of it.
@@ -39,6 +41,8 @@ pub struct Order<'a> {
     pub login: &'a str,
     /// As which the command runs.
     pub uid: u32,
+    /// Why, where it was said.
+    pub reason: Option<&'a str>,
 }
 
 /// How far a change came.
@@ -139,9 +143,59 @@ pub struct Line {
     pub age: i64,
     /// Bytes of content.
     pub size: i64,
+    /// What holds it: `operator`, `rule`, `in-doubt`, `restore`, `recover` or `fault`; none: it is not held.
+    pub held_by: Option<String>,
+    /// Which rule, or which operator and why; otherwise what is wrong.
+    pub held_reason: Option<String>,
     /// Its id; what its attempts are found by.
     #[serde(skip)]
     pub(crate) id: i64,
+}
+
+impl Line {
+    /// For people: why it is held; none: it is not.
+    pub fn held(&self) -> Option<String> {
+        Some(held_words(self.held_by.as_deref()?, self.held_reason.as_deref()))
+    }
+}
+
+/// `held by [[retry.rule]] 1`, `held by ann: wrong text`, `held: restored from a backup, …`.
+fn held_words(by: &str, reason: Option<&str>) -> String {
+    match (by, reason) {
+        ("operator", None) => "held by an operator".to_owned(),
+        ("operator" | "rule", Some(reason)) => format!("held by {reason}"),
+        (by, reason) => format!("held: {}", reason.unwrap_or(by)),
+    }
+}
+
+/// How many are held by the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldCount {
+    /// As in [`Line`].
+    pub held_by: String,
+    /// As in [`Line`]; none where those of several are counted together.
+    pub held_reason: Option<String>,
+    /// Recipients.
+    pub recipients: i64,
+}
+
+impl HeldCount {
+    /// For people: ` (74 operator, 40 rule)`; nothing where there are none.
+    pub fn all_words(counts: &[HeldCount]) -> String {
+        let one = |count: &HeldCount| format!("{} {}", count.recipients, count.held_by);
+        let words = counts.iter().map(one).collect::<Vec<_>>().join(", ");
+        if words.is_empty() { words } else { format!(" ({words})") }
+    }
+
+    /// For people: `40 recipients held by [[retry.rule]] 1`.
+    pub fn words(&self) -> String {
+        let plural = if self.recipients == 1 { "" } else { "s" };
+        format!(
+            "{} recipient{plural} {}",
+            self.recipients,
+            held_words(&self.held_by, self.held_reason.as_deref())
+        )
+    }
 }
 
 /// One try.
@@ -341,6 +395,8 @@ pub struct Summary {
     pub recipients: i64,
     /// Of these, held.
     pub held: i64,
+    /// By what; none where only a part of the queue is counted.
+    pub held_by: Vec<HeldCount>,
     /// Of these, due now.
     pub due: i64,
     /// Of these, due but for the backoff of their destination.

@@ -25,7 +25,7 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
     OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
@@ -410,6 +410,9 @@ pub trait AdminStore: Debug {
 
     /// How many of the recipients that the filter selects are suspended.
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;
+
+    /// What holds mail, the most first: in all the queue by kind, or of one domain by reason (the first twenty).
+    fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError>;
 
     /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

@@ -60,7 +60,7 @@ pub use open::WriterHandle;
 pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
-    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
+    Fetched, Finished, HeldBy, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
     NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, Place,
     QueuedMessage, QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };

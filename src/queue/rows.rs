@@ -232,9 +232,18 @@ pub enum NextState {
     /// Stays queued; next try at this time (Unix seconds).
     Retry(i64),
     /// Waits for the operator.
-    Hold,
+    Hold(HeldBy),
     /// Moves to `history`.
     Finished(Finished),
+}
+
+/// What of an attempt has its recipient held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// This `[[retry.rule]]`, counted from 1.
+    Rule(usize),
+    /// It may have arrived, and `[delivery] in_doubt` is `hold`.
+    InDoubt,
 }
 
 /// The states of `history`.
@@ -584,7 +593,7 @@ pub struct Fetched {
 pub struct Spoilt {
     /// The recipient.
     pub recipient: RecipientId,
-    /// Why, for whoever looks at it: `held: …`.
+    /// Why, for whoever looks at it.
     pub why: String,
 }
 

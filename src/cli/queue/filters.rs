@@ -4,11 +4,11 @@ use clap::Args;
 
 use crate::config::duration_of;
 use crate::queue::MessageId;
-use crate::queue::admin::{Filter, Pattern};
+use crate::queue::admin::{Filter, HELD_BY, Pattern};
 
 /// The options' ids: what they select excludes `--all` and queue ids.
-pub(super) const NAMES: [&str; 10] =
-    ["user", "sender", "recipient", "domain", "mx", "lane", "reply", "older", "tag", "state"];
+pub(super) const NAMES: [&str; 11] =
+    ["user", "sender", "recipient", "domain", "mx", "lane", "reply", "older", "tag", "held_by", "state"];
 /// What a recipient that waits, or one that is finished, can be.
 pub(super) const STATES: [&str; 8] =
     ["queued", "held", "delivered", "relayed", "failed", "expired", "removed", "finished"];
@@ -47,11 +47,15 @@ pub(super) struct Filters {
     /// Only mail with this tag ('' for mail without one)
     #[arg(long, value_parser = Pattern::parse)]
     tag: Option<Pattern>,
+    /// Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault
+    /// of its own
+    #[arg(long, value_name = "WHAT", value_parser = HELD_BY)]
+    held_by: Option<String>,
 }
 
 impl Filters {
     pub(super) fn filter(&self, ids: &[MessageId], state: Option<String>) -> Filter {
-        let Filters { user, sender, recipient, domain, mx, lane, reply, older, tag } = self;
+        let Filters { user, sender, recipient, domain, mx, lane, reply, older, tag, held_by } = self;
         Filter {
             messages: ids.to_vec(),
             user: user.clone(),
@@ -64,6 +68,7 @@ impl Filters {
             older_secs: *older,
             tag: tag.clone(),
             state,
+            held_by: held_by.clone(),
         }
     }
 }

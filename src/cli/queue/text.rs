@@ -10,7 +10,7 @@ use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::mail::mark_of;
 use crate::queue::admin::{
-    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, KickLine, Line, OldestLine, Shown,
+    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine, Shown,
     ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
@@ -95,11 +95,12 @@ fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
 
 /// What was said of it, or else of its destination.
 fn reply_words(line: &Line) -> String {
-    match (&line.last_reply, &line.lane_reply) {
+    let said = match (&line.last_reply, &line.lane_reply) {
         (Some(reply), _) => format!("{}{reply}", mark_of(line.reply_source.as_deref().unwrap_or_default())),
         (None, Some(reply)) => format!("(its destination) {reply}"),
         (None, None) => String::new(),
-    }
+    };
+    line.held().map_or(said.clone(), |held| format!("({held}) {said}").trim_end().to_owned())
 }
 
 /// `now`: Unix seconds.
@@ -270,7 +271,10 @@ fn dkim_words(one: &Try) -> String {
 /// When it goes, and what it waits for where that time has come.
 fn next_words(next: &str, line: &Line, now: &str) -> String {
     match next {
-        "held" => ", not tried until `postrider queue release`".to_owned(),
+        "held" => format!(
+            "; {}; not tried until `postrider queue release`",
+            printable(line.held().unwrap_or_default().as_bytes())
+        ),
         "bounce" => ", to be returned to the sender".to_owned(),
         "ATRN" => ", until it is fetched".to_owned(),
         "suspended" => ", suspended".to_owned(),
@@ -298,7 +302,8 @@ fn deliver_by_words(mode: &str) -> &'static str {
 fn counts(summary: &Summary) -> String {
     let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, suspended, .. } = summary;
     let mut text = format!(
-        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later",
+        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held{}, {} later",
+        HeldCount::all_words(&summary.held_by),
         recipients - due - held - backing_off - to_fetch - suspended
     );
     for (count, words) in [
@@ -480,6 +485,8 @@ mod tests {
             age: 0,
             finished: None,
             size: 0,
+            held_by: None,
+            held_reason: None,
             id: 0,
         };
         let words = |next| next_words(next, &line, "2026-01-01 00:00:00");
@@ -488,7 +495,11 @@ mod tests {
             words("2026-01-01 00:00:00")
                 .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
-        assert!(words("held").contains("`postrider queue release`"));
+        let held = Line { held_by: Some("operator".to_owned()), held_reason: Some("ann: full".to_owned()), ..line.clone() };
+        assert_eq!(
+            next_words("held", &held, ""),
+            "; held by ann: full; not tried until `postrider queue release`"
+        );
         let listed = |next: &str| {
             list(
                 &[Line { next_attempt: Some(next.to_owned()), ..line.clone() }],

@@ -136,6 +136,7 @@ fn one(html: &mut Html, recipient: &ShownRecipient, now: i64) {
     html.raw("<section><div class=\"row\">").classed("name", &line.recipient);
     html.classed(class_of(&line.state), &line.state).raw("</div>");
     let mut words = vec![counted(u64::from(line.attempts), "attempt")];
+    words.extend(line.held());
     words.extend(line.next_attempt.as_deref().map(|next| next_words(next, now)));
     html.raw("<p class=\"small\">").text(&words.join(" \u{b7} ")).raw("</p>");
     suspended::why(html, suspended);
@@ -192,7 +193,7 @@ fn class_of(state: &str) -> &'static str {
 /// When it goes.
 fn next_words(next: &str, now: i64) -> String {
     match next {
-        "held" => "held until postrider queue release".to_owned(),
+        "held" => "until postrider queue release".to_owned(),
         "bounce" => "to be returned to the sender".to_owned(),
         "ATRN" => "waits to be fetched".to_owned(),
         "suspended" => "suspended".to_owned(),

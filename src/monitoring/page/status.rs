@@ -2,7 +2,7 @@
 
 use crate::kit::text::utc;
 use crate::mail::mark_of;
-use crate::queue::admin::TlsFailure;
+use crate::queue::admin::{HeldCount, TlsFailure};
 use crate::queue::{HostSetting, Setting};
 
 use super::html::{Html, counted, grouped, span};
@@ -82,12 +82,11 @@ fn tiles(html: &mut Html, snapshot: &Snapshot, now: i64) {
     tile(html, &super::html::grouped(waiting.recipients), &format!("recipients wait, in {messages}"));
     tile(html, &super::html::grouped(waiting.due), "due now");
     tile(html, &super::html::grouped(waiting.backing_off), "due, their lane backs off");
-    let fetched = if waiting.to_fetch > 0 {
-        format!("held; {} to be fetched", super::html::grouped(waiting.to_fetch))
-    } else {
-        "held".to_owned()
-    };
-    tile(html, &super::html::grouped(waiting.held), &fetched);
+    let mut held = format!("held{}", HeldCount::all_words(&waiting.held_by));
+    if waiting.to_fetch > 0 {
+        held += &format!("; {} to be fetched", super::html::grouped(waiting.to_fetch));
+    }
+    tile(html, &super::html::grouped(waiting.held), &held);
     let oldest = snapshot.waiting.lanes.iter().map(|lane| lane.oldest).min();
     let oldest = snapshot.oldest.first().map(|line| line.age).or(oldest.map(|at| now - at));
     tile(html, &oldest.map_or_else(|| "-".to_owned(), span), "the oldest has waited");

@@ -32,6 +32,8 @@ fn line() -> Line {
         age: 245,
         finished: None,
         size: 7,
+        held_by: None,
+        held_reason: None,
         id: 1,
     }
 }

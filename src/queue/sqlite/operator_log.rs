@@ -21,10 +21,10 @@ const UNDER_WAY_SECS: i64 = 300;
 
 /// Puts a change on record.
 pub(super) fn record(conn: &Connection, change: &Change) -> Result<()> {
-    let Change { action, target, count, login, uid } = change;
+    let Change { action, target, count, login, uid, reason } = change;
     conn.execute(
-        "INSERT INTO operator_log (at, action, target, count, login, uid) VALUES (?, ?, ?, ?, ?, ?)",
-        params![now_us() / 1_000_000, action, target, *count as i64, login, uid],
+        "INSERT INTO operator_log (at, action, target, count, login, uid, reason) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        params![now_us() / 1_000_000, action, target, *count as i64, login, uid, reason],
     )
     .map(drop)
 }
@@ -43,8 +43,8 @@ pub(super) fn count(
         None if count == 0 => Ok(None),
         None => conn
             .prepare_cached(
-                "INSERT INTO operator_log (at, action, target, count, login, uid, logged)
-                 VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO operator_log (at, action, target, count, login, uid, logged, reason)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             )?
             .query_row(
                 params![
@@ -54,7 +54,8 @@ pub(super) fn count(
                     count as i64,
                     order.login,
                     order.uid,
-                    logged
+                    logged,
+                    order.reason
                 ],
                 |row| row.get(0),
             )
@@ -127,8 +128,8 @@ mod tests {
             (more, conn.query_row(rows, [], |row| row.get::<_, String>(0)).unwrap())
         };
         conn.execute_batch(
-            "INSERT INTO operator_log VALUES (1, unixepoch(), 'hold', 'all', 1000, 'ann', 1000, 2),
-                                             (2, unixepoch(), 'hold', 'a.test', 1, 'ann', 1000, 0)",
+            "INSERT INTO operator_log VALUES (1, unixepoch(), 'hold', 'all', 1000, 'ann', 1000, 2, NULL),
+                                             (2, unixepoch(), 'hold', 'a.test', 1, 'ann', 1000, 0, NULL)",
         )
         .unwrap();
         assert_eq!(logged(), (true, "2:1000 1:1".to_owned()));

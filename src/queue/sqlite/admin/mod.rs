@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::mail::Lifetimes;
+use crate::mail::{Domain, Lifetimes};
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
     OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
@@ -309,6 +309,10 @@ impl AdminStore for Admin {
             0 => Ok(0),
             _ => look::count_suspended(conn, which),
         })
+    }
+
+    fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError> {
+        self.try_to(|conn| look::held_of(conn, domain.map(Domain::as_str)))
     }
 
     fn record(&self, change: &Change) -> Result<(), QueueError> {

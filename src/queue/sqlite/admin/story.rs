@@ -45,7 +45,8 @@ const STORY: &str = "
         FROM reports WHERE about = ?1
         UNION ALL
         SELECT o.at, iif(o.action = 'kick', 1, 4), o.id, o.action, NULL,
-               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || iif(o.action = 'resume', '', ', recipients: ' || o.count),
+               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || iif(o.action = 'resume', '', ', recipients: ' || o.count)
+               || coalesce(': ' || o.reason, ''),
                CASE WHEN o.action IN ('suspend', 'resume') AND o.target LIKE '% %'
                     THEN substr(o.target, 1, instr(o.target, ' ') - 1) || '='
                          || substr(o.target, instr(o.target, ' ') + 1)

@@ -63,7 +63,7 @@ fn one(site: &Site, random: &mut fastrand::Rng) -> (String, Hidden) {
     message.received_at -= hidden.age;
     site.queue.accept(message).unwrap();
     let due = site.accepted();
-    let next = [DELIVERED, NextState::Finished(Finished::Failed), NextState::Retry(1), NextState::Hold]
+    let next = [DELIVERED, NextState::Finished(Finished::Failed), NextState::Retry(1), NextState::Hold(HeldBy::InDoubt)]
         [random.usize(0..4)];
     if random.bool() {
         let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, next)]);
@@ -268,7 +268,7 @@ pub(super) fn a_change_is_for_what_was_selected_and_is_still_the_same(site: Site
         settle(&dues[1], "busy", "mx.a.test");
         settle(&dues[2], "mailbox full", "mx.b.test");
         admin.hold(&one("held@*")).unwrap();
-        let order = Order { action, which: &filter, these: &selected.ids, login: "ann", uid: 1000 };
+        let order = Order { action, which: &filter, these: &selected.ids, login: "ann", uid: 1000, reason: None };
         let changed = admin.change(&order, &|| true);
         assert!(changed.failed.is_none());
         assert_eq!((changed.recipients, changed.looked_at), (1, 4), "{action:?}");
@@ -320,7 +320,7 @@ pub(super) fn a_change_can_end_between_two_parts(site: Site) {
         (selected.recipients, selected.messages, selected.lanes, selected.first.len()),
         (2_500, 1, 1, 3)
     );
-    let order = Order { action: Action::Hold, which: &all, these: &selected.ids, login: "ann", uid: 1000 };
+    let order = Order { action: Action::Hold, which: &all, these: &selected.ids, login: "ann", uid: 1000, reason: None };
     let parts = std::cell::Cell::new(0);
     let changed = admin.change(&order, &|| parts.replace(parts.get() + 1) < 2);
     assert!(changed.failed.is_none());

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::mail::Domain;
-use crate::queue::admin::{Filter, Suspended};
+use crate::queue::admin::{Action, Filter, HeldCount, Order, Pattern, Suspended};
 use crate::queue::gauge_rows::{AgeCounts, CountFrom};
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
@@ -71,6 +71,56 @@ pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(
         admin.show(message.id).unwrap().unwrap().recipients.into_iter().map(|one| one.line.state).collect();
     assert_eq!(states, ["removed", "removed"]);
     assert_eq!(site.queue.size(message.id).unwrap(), None);
+    site.is_well();
+}
+
+/// A rule, a doubt, two operators, and somebody with SQL.
+pub(super) fn what_holds_mail_is_told_apart_and_a_release_of_one_leaves_the_others(site: Site) {
+    let due = site.accept(&["rule@a.test", "doubt@a.test", "busy@a.test", "one@a.test", "two@b.test"]);
+    let message = due[0].fresh.as_ref().unwrap();
+    let admin = site.place.admin();
+    let one = |address: &str| Filter { recipient: Some(Pattern::parse(address).unwrap()), ..Filter::all() };
+    let hold = |address: &str, reason: Option<&str>| {
+        let which = one(address);
+        let these = &admin.select(Action::Hold, &which, 0).unwrap().ids;
+        let order = Order { action: Action::Hold, which: &which, these, login: "ann", uid: 1000, reason };
+        assert_eq!(admin.change(&order, &|| true).recipients, 1);
+    };
+    // While it is tried: what comes of that changes nothing.
+    hold("busy@*", Some("wrong text"));
+    let [rule, doubt] = [HeldBy::Rule(2), HeldBy::InDoubt].map(NextState::Hold);
+    let results = vec![(due[0].recipient, rule), (due[1].recipient, doubt), (due[2].recipient, rule)];
+    site.queue.settle(settlement(message, results));
+    site.settled();
+    hold("two@*", None);
+    assert_eq!(admin.hold(&one("rule@*")).unwrap(), 0, "held already, and by that it stays held");
+    let held = || -> Vec<String> {
+        admin.list(&Filter::all(), 9).unwrap().iter().map(|line| line.held().unwrap_or_default()).collect()
+    };
+    let (by_rule, by_ann) = ("held by [[retry.rule]] 2", "held by ann: wrong text");
+    assert_eq!(held(), [by_rule, "held: it may have arrived", by_ann, "", "held by ann"]);
+    let told = |domain: Option<&str>| -> Vec<String> {
+        let domain = domain.map(|domain| Domain::parse(domain).unwrap());
+        admin.held(domain.as_ref()).unwrap().iter().map(HeldCount::words).collect()
+    };
+    assert_eq!(
+        told(Some("a.test")),
+        [
+            "1 recipient held: it may have arrived",
+            "1 recipient held by ann: wrong text",
+            "1 recipient held by [[retry.rule]] 2"
+        ]
+    );
+    assert_eq!(told(Some("c.test")), [""; 0]);
+    let counts = admin.held(None).unwrap();
+    assert_eq!(HeldCount::all_words(&counts), " (2 operator, 1 in-doubt, 1 rule)");
+    assert_eq!(admin.summary(9).unwrap().held_by, counts);
+    let by = |what: &str| Filter { held_by: Some(what.to_owned()), ..Filter::all() };
+    assert_eq!(["operator", "rule", "restore"].map(|what| admin.count(&by(what)).unwrap()), [2, 1, 0]);
+    assert_eq!((admin.release(&by("operator")).unwrap(), admin.release(&by("operator")).unwrap()), (2, 0));
+    assert_eq!(held(), [by_rule, "held: it may have arrived", "", "", ""]);
+    assert_eq!(admin.release(&Filter::all()).unwrap(), 2);
+    assert_eq!((held(), told(None)), (vec![String::new(); 5], vec![]));
     site.is_well();
 }
 
