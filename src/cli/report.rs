@@ -15,6 +15,19 @@ use crate::mail::mark_of;
 use crate::queue::admin::{Admin, GroupBy, Traffic, TrafficLine};
 
 const DAY_SECS: i64 = 86_400;
+/// Those that add up come first.
+const HEAD: [&str; 10] = [
+    "",
+    "ACCEPTED",
+    "DELIVERED",
+    "WAITING",
+    "BOUNCED",
+    "EXPIRED",
+    "REMOVED",
+    "DEFERRED",
+    "HALF IN",
+    "95% IN",
+];
 
 /// Arguments of `postrider report`.
 #[derive(Debug, Args)]
@@ -85,10 +98,9 @@ fn since(text: &str, now: i64) -> Option<i64> {
 }
 
 fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
-    let Traffic { since, total, groups, groups_total, reasons, reasons_total } = traffic;
+    let Traffic { since, total, own, groups, groups_total, reasons, reasons_total } = traffic;
     let mut text = format!("since {since} UTC, recipients:\n");
-    let mut head =
-        vec!["", "ACCEPTED", "DELIVERED", "HALF IN", "95% IN", "DEFERRED", "BOUNCED", "EXPIRED", "REMOVED"];
+    let mut head = HEAD;
     head[0] = match by {
         Some(By::User) => "USER",
         Some(By::Domain) => "DOMAIN",
@@ -99,8 +111,14 @@ fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
     let mut rows: Vec<Vec<String>> =
         groups.iter().map(|line| cells(line.name.as_deref().unwrap_or("-"), line)).collect();
     rows.push(cells("all", total));
+    if *own != TrafficLine::default() {
+        rows.push(cells("(own reports)", own));
+    }
     text += &table(look, &head, rows);
     text += &more(groups.len(), *groups_total);
+    if total.waited_before() > 0 {
+        text += &format!("({} waited already)\n", total.waited_before());
+    }
     if !reasons.is_empty() {
         text += "why mail was put off or came back:\n";
         let rows = reasons.iter().map(|reason| {
@@ -124,12 +142,13 @@ fn cells(name: &str, line: &TrafficLine) -> Vec<String> {
         name.to_owned(),
         count(line.accepted),
         count(line.delivered),
-        took(line.median_secs),
-        took(line.p95_secs),
-        count(line.deferred),
+        count(line.waiting),
         count(line.bounced),
         count(line.expired),
         count(line.removed),
+        count(line.deferred),
+        took(line.median_secs),
+        took(line.p95_secs),
     ]
 }
 

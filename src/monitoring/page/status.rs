@@ -100,7 +100,7 @@ fn hour(html: &mut Html, snapshot: &Snapshot, now: i64) {
         (this - MINUTES + 1..=this).map(of).collect()
     };
     html.raw("<section><h2>The last hour</h2><div class=\"plots\">");
-    plot(html, "recipients accepted", &series(|minute| minute.accepted), false);
+    plot(html, "recipients accepted, own reports too", &series(|minute| minute.accepted), false);
     plot(html, "attempts delivered", &series(|minute| minute.delivered), false);
     plot(html, "attempts deferred or refused", &series(|minute| minute.deferred + minute.failed), true);
     html.raw("</div></section>");

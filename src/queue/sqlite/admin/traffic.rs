@@ -1,5 +1,5 @@
 //! What went through the relay since a time, in numbers: one pass over what was finished since then, along its index,
-//! and one over what came.
+//! one over what was finished of what came since, and one over what waits.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
     };
     let sql = format!(
         "SELECT {finished}, state, finished_at - received_at, reply_source,
-                iif(state IN ('failed', 'expired'), reply, NULL)
+                iif(state IN ('failed', 'expired'), reply, NULL), client IS NULL
          FROM history INDEXED BY history_by_end WHERE finished_at >= ?1"
     );
     let mut statement = conn.prepare(&sql)?;
@@ -40,31 +40,34 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
         counts.finished(row)?;
     }
     let from = since.saturating_mul(1_000_000);
-    let came = [
-        format!("SELECT {finished}, count(*) FROM history WHERE message_id >= ?1 GROUP BY 1"),
-        format!(
-            "SELECT {waiting}, count(*) FROM messages m JOIN recipients r ON r.message_id = m.id
-             WHERE m.id >= ?1 GROUP BY 1"
-        ),
-    ];
-    for sql in came {
-        let mut statement = conn.prepare(&sql)?;
-        let mut rows = statement.query([from])?;
-        while let Some(row) = rows.next()? {
-            let (name, count) = (odd::text(row, 0)?, odd::get::<i64>(row, 1)?.unsigned_abs());
-            counts.each(name, |line| line.accepted += count);
-        }
-    }
     let sql = format!(
-        "SELECT {waiting}, r.last_reply_source, r.last_reply FROM recipients r JOIN messages m ON m.id = r.message_id
-         WHERE r.attempts > 0 AND r.last_attempt_at >= ?1"
+        "SELECT {finished}, client IS NULL, count(*) FROM history WHERE message_id >= ?1 GROUP BY 1, 2"
     );
     let mut statement = conn.prepare(&sql)?;
-    let mut rows = statement.query([since])?;
+    let mut rows = statement.query([from])?;
     while let Some(row) = rows.next()? {
-        counts.each(odd::text(row, 0)?, |line| line.deferred += 1);
-        let of = ("deferred".to_owned(), odd::text(row, 1)?);
-        *counts.reasons.of(of, &odd::get::<String>(row, 2)?) += 1;
+        let accepted = odd::get::<i64>(row, 2)?.unsigned_abs();
+        counts.each(odd::text(row, 0)?, odd::get(row, 1)?, |line| line.accepted += accepted);
+    }
+    let sql = format!(
+        "SELECT {waiting}, m.client IS NULL, m.id >= ?2, r.attempts > 0 AND r.last_attempt_at >= ?1,
+                r.last_reply_source, r.last_reply
+         FROM recipients r CROSS JOIN messages m ON m.id = r.message_id"
+    );
+    let mut statement = conn.prepare(&sql)?;
+    let mut rows = statement.query([since, from])?;
+    while let Some(row) = rows.next()? {
+        let is_new = odd::int(row, 2)? == Some(1);
+        let is_deferred = odd::int(row, 3)? == Some(1);
+        counts.each(odd::text(row, 0)?, odd::get(row, 1)?, |line| {
+            line.waiting += 1;
+            line.accepted += u64::from(is_new);
+            line.deferred += u64::from(is_deferred);
+        });
+        if is_deferred {
+            let of = ("deferred".to_owned(), odd::text(row, 4)?);
+            *counts.reasons.of(of, &odd::get::<String>(row, 5)?) += 1;
+        }
     }
     Ok(counts.traffic(since, limit))
 }
@@ -73,6 +76,7 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
 struct Counts {
     by: Option<GroupBy>,
     total: Counted,
+    own: Counted,
     groups: BTreeMap<Option<String>, Counted>,
     reasons: Reasons<(String, Option<String>), u64>,
 }
@@ -86,14 +90,15 @@ struct Counted {
 
 impl Counts {
     fn new(by: Option<GroupBy>) -> Counts {
-        Counts { by, total: Counted::default(), groups: BTreeMap::new(), reasons: Reasons::new() }
+        let (total, own) = (Counted::default(), Counted::default());
+        Counts { by, total, own, groups: BTreeMap::new(), reasons: Reasons::new() }
     }
 
     fn finished(&mut self, row: &Row<'_>) -> Result<()> {
         let (name, state, secs) = (odd::text(row, 0)?, odd::text(row, 1)?, odd::get::<i64>(row, 2)?);
         let state = state.unwrap_or_default();
         let secs = u32::try_from(secs.max(0)).unwrap_or(u32::MAX);
-        self.in_each(name, |counted| match state.as_str() {
+        self.in_each(name, odd::get(row, 5)?, |counted| match state.as_str() {
             "delivered" | "relayed" => {
                 counted.line.delivered += 1;
                 counted.took.add(secs);
@@ -108,12 +113,15 @@ impl Counts {
         Ok(())
     }
 
-    fn each(&mut self, name: Option<String>, count: impl Fn(&mut TrafficLine)) {
-        self.in_each(name, |counted| count(&mut counted.line));
+    fn each(&mut self, name: Option<String>, is_own: bool, count: impl Fn(&mut TrafficLine)) {
+        self.in_each(name, is_own, |counted| count(&mut counted.line));
     }
 
-    /// In all, and in its group where there are groups.
-    fn in_each(&mut self, name: Option<String>, count: impl Fn(&mut Counted)) {
+    /// In all, and in its group where there are groups; or among Postrider's own.
+    fn in_each(&mut self, name: Option<String>, is_own: bool, count: impl Fn(&mut Counted)) {
+        if is_own {
+            return count(&mut self.own);
+        }
         count(&mut self.total);
         if let Some(by) = self.by {
             let mut name = if by == GroupBy::Domain { name.map(|address| domain_of(&address)) } else { name };
@@ -138,7 +146,8 @@ impl Counts {
         reasons.sort_by(|a, b| (b.recipients, &a.reply, &a.state).cmp(&(a.recipients, &b.reply, &b.state)));
         let reasons_total = reasons.len();
         reasons.truncate(limit as usize);
-        Traffic { since: utc(since), total: self.total.line(), groups, groups_total, reasons, reasons_total }
+        let (total, own) = (self.total.line(), self.own.line());
+        Traffic { since: utc(since), total, own, groups, groups_total, reasons, reasons_total }
     }
 }
 
@@ -217,8 +226,9 @@ mod tests {
         conn.execute_batch(&format!(
             "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {rows} - 1)
              INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                 attempts, size, reply, reply_source, tag)
-             SELECT 9000000 + n, 9000000 + n, 'Q', 's@a.test', {address}, 'failed', 9, 10, 1, 1, {reply}, 'remote', {tag} FROM n"
+                 attempts, size, reply, reply_source, client, tag)
+             SELECT 9000000 + n, 9000000 + n, 'Q', 's@a.test', {address}, 'failed', 9, 10, 1, 1, {reply}, 'remote',
+                 '192.0.2.7', {tag} FROM n"
         ))
         .unwrap();
         (directory, conn)
