@@ -271,7 +271,7 @@ CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write, reuse
     value      ANY NOT NULL,               -- limits: a number; tls: no-post-quantum or plaintext; the others: off
-    last_reply TEXT,                       -- the reply, or our own error, that led to the setting
+    last_reply TEXT,                       -- the reply that led to the setting; '(local) ' before it: Postrider's own words
     changed_at INTEGER NOT NULL,
     retry_at   INTEGER,                    -- when the feature is tried again; NULL: a limit
     PRIMARY KEY (mx, setting),

@@ -25,9 +25,14 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
-    if lines.iter().all(|line| line.finished.is_some()) {
-        return list_of_finished(lines, look);
-    }
+    // What `find` finds is both: each has its own columns.
+    let (finished, waiting): (Vec<&Line>, Vec<&Line>) = lines.iter().partition(|line| line.finished.is_some());
+    let waiting = if waiting.is_empty() { String::new() } else { list_of_waiting(&waiting, now, look) };
+    waiting + &if finished.is_empty() { String::new() } else { list_of_finished(&finished, look) }
+}
+
+/// When each is tried next, and why it was not delivered yet.
+fn list_of_waiting(lines: &[&Line], now: i64, look: Look) -> String {
     let rows = lines.iter().map(|line| {
         vec![
             line.queue_id.clone(),
@@ -52,7 +57,7 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
 }
 
 /// When each was finished, and which host said the last word.
-fn list_of_finished(lines: &[Line], look: Look) -> String {
+fn list_of_finished(lines: &[&Line], look: Look) -> String {
     let rows = lines.iter().map(|line| {
         vec![
             line.queue_id.clone(),

@@ -65,6 +65,11 @@ fn mail_is_found_by_the_applications_names_and_its_story_is_told() {
     assert_eq!(ids(&["--subject", "Your order"]), all);
     assert_eq!(ids(&["--subject", "*order*"]), all);
     assert_eq!(ids(&["--subject", "Your order", "--limit", "1"]), all[..1]);
+    // What waits has another table than what is finished.
+    let mixed = relay.run_ok(&["queue", "find", "--subject", "Your order"]);
+    let (waiting, finished) = mixed.split_once("FINISHED (UTC)").unwrap();
+    assert!(waiting.contains("NEXT") && waiting.contains(&waits) && !waiting.contains(&gone), "{mixed}");
+    assert!(finished.matches(&gone).count() == 2 && finished.contains("mx.a.test"), "{mixed}");
     let found = relay.run_ok(&["queue", "find", "2@app.test"]);
     assert!(found.contains(&waits) && found.contains("451 4.2.1 busy"), "{found}");
     for (words, remedy) in [
