@@ -322,12 +322,13 @@ CREATE TABLE kicks (
     node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
     user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
     client     TEXT,                       -- IP address it was asked from, or unix:UID; NULL: the command line
-    recipients INTEGER NOT NULL            -- how many waited
+    recipients INTEGER NOT NULL,           -- how many waited
+    login      TEXT                        -- who used the command line, as in operator_log; NULL: ETRN
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
 
--- Log of what people changed with `postrider queue`, `user` and `restore`: who, when, what, how many. Kept as long as
--- history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
+-- Log of what people changed with `postrider queue`, `user` and `restore`: who, when, what, how many; `postrider queue
+-- log` shows it. Kept as long as history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,

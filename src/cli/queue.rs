@@ -18,6 +18,7 @@ pub(super) use text::{age, full};
 
 use super::log_output::say;
 use super::output::{WrongUsage, seen_json};
+use super::report::since_when;
 use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
@@ -116,6 +117,21 @@ enum Verb {
     Suspended(suspend::SuspendVerb),
     /// List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first
     Kicks {
+        /// At most this many lines
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what operators changed: when, who, what, how many; the latest first
+    ///
+    /// What was done with `postrider queue`, `user` and `restore`; what was changed with SQL is not in it. A client's
+    /// ETRN is in `queue kicks`.
+    Log {
+        /// From when on: 2h, 7d; today, yesterday (from its begin); 2026-11-29, or '2026-11-29 14:00' (all in UTC)
+        #[arg(long)]
+        since: Option<String>,
         /// At most this many lines
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -242,6 +258,15 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
                 json_lines(&kicks, total)
             } else {
                 text::kicks(&kicks, look) + &more(kicks.len(), total)
+            }
+        }
+        Verb::Log { since, limit, json } => {
+            let since = since.as_deref().map_or(Ok(0), |since| since_when(since, now))?;
+            let (lines, total) = Admin::to_read(path)?.operator_log(since, *limit)?;
+            if *json {
+                json_lines(&lines, total)
+            } else {
+                text::operator_log(&lines, look) + &more(lines.len(), total)
             }
         }
         Verb::Failures { filters, state, limit, json } => {

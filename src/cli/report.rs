@@ -59,13 +59,7 @@ enum By {
 /// # Errors
 /// There is no queue, or the time is none.
 pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
-    let Some(since) = since(&args.since, Clock::system().now()) else {
-        let text = &args.since;
-        return Err(WrongUsage(format!(
-            "--since {text} is no time; write one such as 2h, today, yesterday, 2026-11-29"
-        ))
-        .into());
-    };
+    let since = since_when(&args.since, Clock::system().now())?;
     let by = args.by.map(|by| match by {
         By::User => GroupBy::User,
         By::Domain => GroupBy::Domain,
@@ -77,6 +71,13 @@ pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
         return print(&(seen_json(&serde_json::to_string(&traffic)?) + "\n"));
     }
     print(&text(&traffic, args.by, Look::of_stdout()))
+}
+
+/// Unix seconds of what is given to `--since`.
+pub(super) fn since_when(text: &str, now: i64) -> Result<i64, WrongUsage> {
+    since(text, now).ok_or_else(|| {
+        WrongUsage(format!("--since {text} is no time; write one such as 2h, today, yesterday, 2026-11-29"))
+    })
 }
 
 /// Unix seconds.

@@ -11,7 +11,7 @@ use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
     Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
+    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, OperatorLine, Order,
     Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
     Summary, Suspended, SuspendedBy, SuspensionLine, Try,
 };

@@ -547,6 +547,29 @@ pub struct KickLine {
     pub client: Option<String>,
     /// How many recipients waited.
     pub recipients: i64,
+    /// Who used the command line; none: ETRN.
+    pub login: Option<String>,
+}
+
+/// A row of `operator_log`: what somebody changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OperatorLine {
+    /// When, UTC.
+    pub at: String,
+    /// As in [`Change`].
+    pub action: String,
+    /// What it was for.
+    pub target: String,
+    /// How many recipients, users, suspensions or locks.
+    pub count: i64,
+    /// Who logged in to the machine.
+    pub login: String,
+    /// As which the command ran.
+    pub uid: i64,
+    /// Why, where it was said.
+    pub reason: Option<String>,
+    /// It goes on, or was killed.
+    pub is_under_way: bool,
 }
 
 /// Failed logins that have an effect now: a row of `login_failures`.

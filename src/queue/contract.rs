@@ -26,7 +26,7 @@ use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
@@ -413,6 +413,10 @@ pub trait AdminStore: Debug {
 
     /// What holds mail, the most first: in all the queue by kind, or of one domain by reason (the first twenty).
     fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError>;
+
+    /// What operators changed since this time (Unix seconds), the latest first, at most `limit` of it; and how much it
+    /// is in all.
+    fn operator_log(&self, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64), QueueError>;
 
     /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

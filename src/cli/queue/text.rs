@@ -10,7 +10,7 @@ use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::mail::mark_of;
 use crate::queue::admin::{
-    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine, Shown,
+    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine, OperatorLine, Shown,
     ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
@@ -440,9 +440,28 @@ pub(super) fn kicks(kicks: &[KickLine], look: Look) -> String {
     }
     let rows = kicks.iter().map(|kick| {
         let client = kick.client.clone().unwrap_or_else(|| "queue kick".to_owned());
-        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
+        let who = or_dash(if kick.user.is_some() { &kick.user } else { &kick.login });
+        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), who, client]
     });
-    table(look, &["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
+    table(look, &["AT (UTC)", "FOR", "RECIPIENTS", "BY", "CLIENT"], rows.collect())
+}
+
+pub(super) fn operator_log(lines: &[OperatorLine], look: Look) -> String {
+    if lines.is_empty() {
+        return "nothing was changed\n".to_owned();
+    }
+    let rows = lines.iter().map(|line| {
+        let so_far = if line.is_under_way { " so far" } else { "" };
+        vec![
+            line.at.clone(),
+            format!("{} (uid {})", line.login, line.uid),
+            line.action.clone(),
+            format!("{}{so_far}", line.count),
+            line.target.clone(),
+            or_dash(&line.reason),
+        ]
+    });
+    table(look, &["AT (UTC)", "BY", "DID", "COUNT", "FOR", "REASON"], rows.collect())
 }
 
 fn or_dash(text: &Option<String>) -> String {

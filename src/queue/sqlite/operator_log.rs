@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result, params};
 
 use crate::kit::event::Event;
 use crate::kit::event::Value::{Foreign, Number, Own};
-use crate::queue::admin_rows::{Change, Order};
+use crate::queue::admin_rows::{Change, OperatorLine, Order};
 use crate::queue::shared::now_us;
 
 use super::odd;
@@ -69,6 +69,30 @@ pub(super) fn count(
             Ok(Some(row))
         }
     }
+}
+
+/// See [`crate::queue::AdminStore::operator_log`].
+pub(super) fn list(conn: &Connection, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64)> {
+    let total = conn.query_row("SELECT count(*) FROM operator_log WHERE at >= ?1", [since], |row| row.get(0))?;
+    let lines = conn
+        .prepare(
+            "SELECT datetime(at, 'unixepoch'), action, target, count, login, uid, reason, logged = 2
+             FROM operator_log WHERE at >= ?1 ORDER BY at DESC, id DESC LIMIT ?2",
+        )?
+        .query_map(params![since, limit], |row| {
+            Ok(OperatorLine {
+                at: odd::get(row, 0)?,
+                action: odd::get(row, 1)?,
+                target: odd::get(row, 2)?,
+                count: odd::get(row, 3)?,
+                login: odd::get(row, 4)?,
+                uid: odd::get(row, 5)?,
+                reason: odd::text(row, 6)?,
+                is_under_way: odd::get(row, 7)?,
+            })
+        })?
+        .collect::<Result<_>>()?;
+    Ok((lines, total))
 }
 
 /// The change is over.

@@ -98,7 +98,7 @@ impl Admin {
         let count = u32::try_from(changed.recipients).unwrap_or(u32::MAX);
         // What went wrong first is told; each of these is tried.
         let kicked = match order.action {
-            Action::Kick => self.part(&mut 1, |conn, _| kicks::record(conn, order.which, count)),
+            Action::Kick => self.part(&mut 1, |conn, _| kicks::record(conn, order.which, count, order.login)),
             _ => Ok(()),
         };
         let ended = match row {

@@ -19,7 +19,7 @@ use crate::mail::{Domain, Lifetimes};
 use crate::mail::tlsrpt::report::Counted;
 use crate::queue::admin_rows::{
     Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -309,6 +309,10 @@ impl AdminStore for Admin {
             0 => Ok(0),
             _ => look::count_suspended(conn, which),
         })
+    }
+
+    fn operator_log(&self, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64), QueueError> {
+        self.try_to(|conn| operator_log::list(conn, since, limit))
     }
 
     fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError> {

@@ -124,6 +124,31 @@ pub(super) fn what_holds_mail_is_told_apart_and_a_release_of_one_leaves_the_othe
     site.is_well();
 }
 
+pub(super) fn what_operators_changed_is_listed_the_latest_first(site: Site) {
+    site.accept(&["a@example.com", "b@example.com"]);
+    let admin = site.place.admin();
+    let all = Filter::all();
+    let these = admin.select(Action::Hold, &all, 0).unwrap().ids;
+    let order = |action, reason| Order { action, which: &all, these: &these, login: "ann", uid: 7, reason };
+    assert_eq!(admin.change(&order(Action::Hold, Some("wrong text")), &|| true).recipients, 2);
+    assert_eq!(admin.change(&order(Action::Release, None), &|| true).recipients, 2);
+    assert_eq!(admin.change(&order(Action::Kick, None), &|| true).recipients, 2);
+    let listed = |since, limit| {
+        let (lines, total) = admin.operator_log(since, limit).unwrap();
+        assert!(lines.iter().all(|line| (&*line.login, line.uid, line.count) == ("ann", 7, 2)), "{lines:?}");
+        assert!(lines.iter().all(|line| &*line.target == "all" && !line.is_under_way), "{lines:?}");
+        let words = lines.into_iter().map(|line| (line.action, line.reason.unwrap_or_default()));
+        (words.collect::<Vec<_>>(), total)
+    };
+    let wanted = [("kick", ""), ("release", ""), ("hold", "wrong text")];
+    let wanted = wanted.map(|(action, reason)| (action.to_owned(), reason.to_owned()));
+    assert_eq!(listed(now_secs() - 60, 9), (wanted.to_vec(), 3));
+    assert_eq!(listed(0, 1), (wanted[..1].to_vec(), 3));
+    assert_eq!(listed(now_secs() + 60, 9), (vec![], 0));
+    let (kicks, _) = admin.kicks(9).unwrap();
+    assert_eq!((kicks[0].login.as_deref(), kicks[0].user.as_deref()), (Some("ann"), None));
+}
+
 pub(super) fn what_waits_is_counted_for_monitoring(site: Site) {
     let due = site.accept(&["a@example.com", "b@example.com", "c@example.net"]);
     let admin = site.place.admin();
