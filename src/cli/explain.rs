@@ -106,6 +106,10 @@ pub struct Refusal {
     pub permanent: bool,
 }
 
+/// How two things meet that are each clear by themselves.
+const RULE_AND_BACKOFF: &str = "(a rule is for those recipients that were tried; where the host refuses the connection \
+                                itself, the lane backs off as well, and the others come to the rule a few at each try)";
+
 /// What delivery learnt about hosts, and which lanes are in trouble.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
@@ -359,6 +363,9 @@ impl fmt::Display for Explanation {
         }
         for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
             writeln!(f, "    {more}")?;
+        }
+        if !self.retry_rules.is_empty() {
+            writeln!(f, "    {RULE_AND_BACKOFF}")?;
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ enum Verb {
         #[command(flatten)]
         filters: Filters,
         /// Only recipients in this state; 'finished' for all that is
-        #[arg(long, value_parser = filters::STATES)]
+        #[arg(long, value_parser = filters::state(&filters::STATES))]
         state: Option<String>,
         /// At most this many lines
         #[arg(long, default_value_t = 1000)]
@@ -60,7 +60,7 @@ enum Verb {
         #[command(flatten)]
         filters: Filters,
         /// Only recipients in this state
-        #[arg(long, value_parser = ["queued", "held", "failed", "expired"])]
+        #[arg(long, value_parser = filters::state(&["queued", "held", "failed", "expired"]))]
         state: Option<String>,
         /// At most this many reasons
         #[arg(long, default_value_t = 20)]
@@ -140,6 +140,7 @@ enum Verb {
         json: bool,
     },
     /// Count what waits, in all and by domain
+    #[command(alias = "status")]
     Summary {
         #[command(flatten)]
         filters: Filters,
@@ -162,7 +163,7 @@ struct Selection {
     #[command(flatten)]
     filters: Filters,
     /// Only recipients in this state
-    #[arg(long, value_parser = ["queued", "held"])]
+    #[arg(long, value_parser = filters::state(&["queued", "held"]))]
     state: Option<String>,
     /// All that waits
     #[arg(long, conflicts_with = "ids", conflicts_with_all = filters::NAMES)]
@@ -409,11 +410,18 @@ mod tests {
             &["kick", "--state", "delivered"],
             &["list", "--state", "nonsense"],
             &["list", "--reply", ""],
+            &["kick", "--state", "bounced"],
+            &["list", "--held-by", "nobody"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         for good in [
-            &["remove", "--all"][..],
+            &["list", "--state", "bounced"][..],
+            &["failures", "--state", "queued,held"],
+            &["hold", "--all", "--reason", "why"],
+            &["release", "--held-by", "rule"],
+            &["status"],
+            &["remove", "--all"],
             &["kick", "01MB1Z4QK3R", "01MB1Z4QK3S"],
             &["hold", "--domain", "b"],
             &[

@@ -199,6 +199,7 @@ fn a_retry_rule_changes_the_delay_holds_or_bounces() {
         (&["queue", "show", &id], "held; held by [[retry.rule]] 2; not tried until `postrider queue release`\n"),
         (&["queue", "summary"], "1 held (1 rule)"),
         (&["explain", "you@a.test"], "    1 recipient held by [[retry.rule]] 2\n"),
+        (&["explain", "you@a.test"], "the lane backs off as well"),
     ] {
         let said = relay.run_ok(arguments);
         assert!(said.contains(words), "{arguments:?}: {said}");
