@@ -162,8 +162,9 @@ CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- What was said on the connections of failed attempts, a line each, with the milliseconds since the connection stood
 -- ("C:" Postrider, "S:" the host, "--" what happened); the last 10,000. One row for all recipients of an attempt. Nothing
--- of the content is in it, and no password. A row is kept until its message is finished, and then as long as history.
--- Of each recipient of a message the last:
+-- of the content is in it, and no password. A row is kept until its message is finished, and then as long as history;
+-- `postrider queue remove` takes it along. Of each recipient of a message the last that is kept (an attempt that failed
+-- before any host was asked has none):
 --     SELECT r.address, d.dialogue FROM recipients r JOIN dialogues d ON d.id = (SELECT max(a.dialogue_id)
 --     FROM attempts a WHERE a.recipient_id = r.id) WHERE r.message_id = …;
 CREATE TABLE dialogues (

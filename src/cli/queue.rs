@@ -87,7 +87,10 @@ enum Verb {
     Show {
         /// The queue id, as in the 250 reply and the log
         id: MessageId,
-        /// Also what was said in the last failed attempt of each recipient: the SMTP dialogue, with milliseconds
+        /// Also the SMTP dialogue, with milliseconds, of each recipient's last failed attempt that has one
+        ///
+        /// An attempt that failed before any host was asked has none: then the one before it is shown, with a line that
+        /// says so. The last 10,000 are kept.
         #[arg(long)]
         dialogue: bool,
         /// One JSON object
@@ -110,6 +113,8 @@ enum Verb {
     /// --held-by keeps apart what an operator held and what a [[retry.rule]] did.
     Release(Selection),
     /// Take out of the queue; nobody is told
+    ///
+    /// History says that it was removed; what was said of it (show --dialogue) goes along.
     Remove(Selection),
     /// Return to the sender now, with what was said last
     Bounce(Selection),

@@ -301,7 +301,7 @@ pub struct StoryLine {
     pub words: String,
 }
 
-/// What was said in the last failed attempt of some recipients of a message in which anything was.
+/// What was said in the last failed attempt of some recipients of which that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DialogueLine {
     /// When the attempt began, UTC.

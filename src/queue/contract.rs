@@ -308,8 +308,8 @@ pub trait AdminStore: Debug {
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
 
-    /// What was said in the last failed attempts of a message's recipients, waiting or finished: each once, in order of
-    /// time. Of long ago, nothing is known.
+    /// What was said in the failed attempts of a message's recipients, waiting or finished: of each recipient's attempts
+    /// the last of which that is kept; each once, in order of time. Of long ago, and of what was removed, nothing is.
     fn dialogues(&self, id: MessageId) -> Result<Vec<DialogueLine>, QueueError>;
 
     /// Numbers, and the `limit` domains with the most waiting.

@@ -240,7 +240,7 @@ pub(super) fn dialogues(lines: &[DialogueLine]) -> String {
         let which = if later.is_some() { "an earlier" } else { "the last" };
         let _ = writeln!(text, "dialogue of {which} failed attempt, {at} UTC, for {whom}{more}");
         if let Some(later) = later {
-            let _ = writeln!(text, "  (of the last there is none: {})", printable(later.as_bytes()));
+            let _ = writeln!(text, "  (the last failed without one: {})", printable(later.as_bytes()));
         }
         for line in dialogue.lines() {
             let _ = writeln!(text, "  {}", printable(line.as_bytes()));
@@ -545,6 +545,17 @@ mod tests {
             assert_eq!(next_in(next, 1_767_300_000), wanted, "{next}");
         }
     }
+
+    /// RFC 5322 §2.2.2: a tab may fold a line.
+    #[test]
+    fn a_folded_line_of_the_header_goes_on_behind_a_blank() {
+        let header = Some("Received: from a.test\n\tby b.test\nSubject: \x1b[2J".to_owned());
+        let (queue_id, story) = ("01MB1Z4QK3R".to_owned(), Vec::new());
+        let shown = Shown { queue_id, message: None, finished: None, recipients: Vec::new(), story, header };
+        let text = show(&shown, 0);
+        assert!(text.ends_with("  Received: from a.test\n   by b.test\n  Subject: \\x1B[2J\n"), "{text}");
+    }
+
     #[test]
     fn it_is_told_how_full_it_is() {
         let mib = 1 << 20;

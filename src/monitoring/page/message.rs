@@ -80,12 +80,12 @@ fn story(html: &mut Html, lines: &[StoryLine]) {
     html.raw("</section>");
 }
 
-/// What was said in the last failed attempts, folded.
+/// What was said in the last failed attempts of which that is kept, folded.
 fn said(html: &mut Html, dialogues: &[DialogueLine]) {
     if dialogues.is_empty() {
         return;
     }
-    html.raw("<section><h2>Dialogue of the last failed attempt</h2>");
+    html.raw("<section><h2>Dialogue: the last that is kept of a failed attempt</h2>");
     for DialogueLine { at, recipients, dialogue, later } in dialogues.iter().take(DIALOGUES_MAX) {
         html.raw("<details><summary>").text(at).raw(" UTC \u{b7} ");
         html.text(recipients.first().map_or("", String::as_str));
@@ -97,7 +97,7 @@ fn said(html: &mut Html, dialogues: &[DialogueLine]) {
             ));
         }
         if let Some(later) = later {
-            html.text(&format!("; of the last failed attempt there is none ({later})"));
+            html.text(&format!("; a later attempt failed without one ({later})"));
         }
         html.raw("</summary><pre>");
         for line in dialogue.lines() {

@@ -195,7 +195,7 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         words: HOSTILE.to_owned(),
     };
     let recipients: Vec<ShownRecipient> = (0..250).map(|_| recipient(&one)).collect();
-    let header = Some(format!("Subject: {HOSTILE}\nTo: you"));
+    let header = Some(format!("Subject: {HOSTILE}\n\tfolded\nTo: you"));
     let shown = Shown {
         queue_id: "1K6XQ3V8T4D".to_owned(),
         message: None,
@@ -218,11 +218,11 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         "2 attempts \u{b7} next try 2026-01-02 04:00:00 UTC",
         "TLS TLSv1.3 verified (policy dane)",
         "(local) ",
-        " and 2 more recipients; of the last failed attempt there is none (",
+        " and 2 more recipients; a later attempt failed without one (",
         "\n      7  S: 450 ",
         "and 10 more attempts: postrider queue show --dialogue",
         "and 50 more recipients: postrider queue show 1K6XQ3V8T4D",
-        "\nTo: you\n",
+        "\n folded\nTo: you\n",
     ] {
         assert!(page.contains(words), "{words}");
     }

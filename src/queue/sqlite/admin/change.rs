@@ -243,6 +243,8 @@ pub(in crate::queue::sqlite) fn remove_one(
     conn.prepare_cached(DELETE_RECIPIENT)?.execute([recipient])?;
     if conn.prepare_cached(DELETE_MESSAGE)?.execute([message])? > 0 {
         conn.prepare_cached(DELETE_CONTENT)?.execute([message])?;
+        // Who takes mail out wants nothing of it to stay but that it was here.
+        conn.prepare_cached("DELETE FROM dialogues WHERE message_id = ?1")?.execute([message])?;
     }
     Ok(())
 }
