@@ -212,6 +212,15 @@ impl Counters {
         ]
     }
 
+    /// `5xx 5.7.1`, and how often.
+    pub(super) fn refused_replies(&self) -> Vec<(String, u64)> {
+        let words = |(class, enhanced, count): (&str, String, u64)| match enhanced.as_str() {
+            "none" => (class.to_owned(), count),
+            _ => (format!("{class} {enhanced}"), count),
+        };
+        self.refusals.all().into_iter().map(words).filter(|(_, count)| *count > 0).collect()
+    }
+
     fn refused(&self) -> Family {
         let series = self.refusals.all().into_iter().map(|(class, enhanced, count)| {
             (vec![("class", class.to_owned()), ("enhanced", enhanced)], Value::Number(count))

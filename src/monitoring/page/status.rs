@@ -10,6 +10,9 @@ use super::plot::plot;
 use super::snapshot::{HOSTS_MAX, LaneLine, MINUTES, Snapshot, Waiting};
 use super::suspended;
 
+/// Kinds of replies to clients that are shown.
+const REFUSED_MAX: usize = 10;
+
 /// All that is on the page.
 pub(super) struct View<'a> {
     pub(super) hostname: &'a str,
@@ -25,6 +28,8 @@ pub(super) struct View<'a> {
     pub(super) connections: usize,
     /// Of each lane that is shown: connections busy, and how many there may be.
     pub(super) busy: &'a [(usize, usize)],
+    /// What clients were refused since the start: codes, and how often.
+    pub(super) refused: &'a [(String, u64)],
 }
 
 /// What stands between the tags of the body.
@@ -69,6 +74,7 @@ fn counted_parts(html: &mut Html, snapshot: &Snapshot, view: &View<'_>) {
     html.raw("</div>");
     policies(html, snapshot);
     tls_failures(html, &snapshot.tls_failures);
+    refused(html, view.refused);
     oldest(html, snapshot);
 }
 
@@ -283,6 +289,18 @@ fn tls_failures(html: &mut Html, failures: &[TlsFailure]) {
         html.raw("</li>");
     }
     html.raw("</ul></section>");
+}
+
+/// What we refuse clients. Of each refusal the log has a line.
+fn refused(html: &mut Html, replies: &[(String, u64)]) {
+    if replies.is_empty() {
+        return;
+    }
+    html.raw("<section><h2>Refused to clients, since the start</h2><dl>");
+    for (codes, count) in replies.iter().take(REFUSED_MAX) {
+        html.raw("<dt>").text(codes).raw("</dt><dd>").text(&counted(*count, "time")).raw("</dd>");
+    }
+    html.raw("</dl><p class=\"small\">the log has each of them</p></section>");
 }
 
 fn policy_name(policy: &str) -> &str {

@@ -101,6 +101,7 @@ fn view(snapshot: &Snapshot) -> status::View<'_> {
         now: NOW,
         connections: 7,
         busy: &[(3, 20)],
+        refused: &[],
     }
 }
 
@@ -227,6 +228,14 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         assert!(page.contains(words), "{words}");
     }
     assert!(!page.contains("<dt>client"), "what was never given is left out");
+}
+
+#[test]
+fn what_clients_were_refused_is_shown_by_its_codes() {
+    let (snapshot, refused) = (snapshot(), [("5xx 5.7.1".to_owned(), 1_234), ("4xx".to_owned(), 1)]);
+    let page = status::body(&status::View { refused: &refused, ..view(&snapshot) }).into_string();
+    assert!(page.contains("<dt>5xx 5.7.1</dt><dd>1,234 times</dd><dt>4xx</dt><dd>1 time</dd>"), "{page}");
+    assert!(!status::body(&view(&snapshot)).into_string().contains("Refused to clients"));
 }
 
 #[test]
