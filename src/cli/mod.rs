@@ -219,7 +219,8 @@ pub fn run() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && !is_help(&error) => {
-            let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            let words: Vec<String> =
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             log_output::say(&format!("postrider: {}", one_line(&error.to_string(), &words)));
             return ExitCode::from(WRONG_USAGE);
@@ -348,8 +349,7 @@ mod tests {
         assert_eq!(said(&["postrider", "user", "add"]), missing);
         let limit = said(&["postrider", "queue", "remove", "--limit", "3"]);
         assert_eq!(limit, "unexpected argument '--limit' found; `postrider queue remove --help` shows how");
-        let value =
-            "a value is required for '--config <FILE>' but none was supplied; `postrider check --help` shows how";
+        let value = "a value is required for '--config <FILE>' but none was supplied; `postrider check --help` shows how";
         assert_eq!(said(&["postrider", "check", "--config"]), value);
         for (arguments, remedy) in [
             (&["suspend", "--tag", "x*"][..], "; `postrider queue suspend --help` shows how"),

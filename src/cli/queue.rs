@@ -311,7 +311,9 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         Verb::Hold { selection, reason } => {
             return change::change(path, selection, (Action::Hold, reason.as_deref()), look, out);
         }
-        Verb::Release(selection) => return change::change(path, selection, (Action::Release, None), look, out),
+        Verb::Release(selection) => {
+            return change::change(path, selection, (Action::Release, None), look, out);
+        }
         Verb::Remove(selection) => return change::change(path, selection, (Action::Remove, None), look, out),
         Verb::Bounce(selection) => return change::change(path, selection, (Action::Bounce, None), look, out),
     };

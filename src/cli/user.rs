@@ -152,25 +152,25 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
             let (file, queue) = files(config, true)?;
             let name = arguments.name.clone();
             add(&file, arguments)?;
-            record(&queue, "user add", name.clone(), 1, None);
+            record(&queue, "user add", name.clone(), 1);
             print(&format!("user {name} added to {}\n", file.display()))
         }
         Verb::Passwd { name, password_stdin } => {
             let (file, queue) = files(config, false)?;
             passwd(&file, &name, password_stdin)?;
-            record(&queue, "user passwd", name.clone(), 1, None);
+            record(&queue, "user passwd", name.clone(), 1);
             print(&format!("user {name} has another password in {}\n", file.display()))
         }
         Verb::Set { name, rate, quota } => {
             let (file, queue) = files(config, false)?;
             users::set_limits(&file, &name, &Limits { rate, quota })?;
-            record(&queue, "user set", name.clone(), 1, None);
+            record(&queue, "user set", name.clone(), 1);
             print(&format!("user {name} has other limits in {}\n", file.display()))
         }
         Verb::Remove { name } => {
             let (file, queue) = files(config, false)?;
             users::remove(&file, &name)?;
-            record(&queue, "user remove", name.clone(), 1, None);
+            record(&queue, "user remove", name.clone(), 1);
             print(&format!("user {name} removed from {}\n", file.display()))
         }
         Verb::List { json } => {

@@ -411,7 +411,10 @@ pub(super) fn relay(_: &Kind, value: &DeValue<'_>) -> Read<RelayHost> {
     // RFC 5321 §4.1.3 has brackets round an address: without them DNS would be asked for a name of digits.
     if host.parse::<Ipv4Addr>().is_ok() {
         let host = Domain::parse(&format!("[{host}]"));
-        return host.map_or_else(|_| wrong(format!("\"{text}\" is no address")), |host| Ok(RelayHost { host, port }));
+        return host.map_or_else(
+            |_| wrong(format!("\"{text}\" is no address")),
+            |host| Ok(RelayHost { host, port }),
+        );
     }
     if host.parse::<IpAddr>().is_ok() {
         return wrong(format!("\"{text}\" is an address without brackets"));

@@ -110,8 +110,14 @@ mod tests {
             ("451 4.7.1 greylisted (id aaeadd)", "451 4.7.1 greylisted (id …)"),
             ("451 4.7.1 greylisted (id DABFAD)", "451 4.7.1 greylisted (id …)"),
             ("451 4.7.1 try later, ref: qwxzkaty", "451 4.7.1 try later, ref: …"),
-            ("550 5.7.1 id unknown to us, blocked for abuse", "550 5.7.1 id unknown to us, blocked for abuse"),
-            ("550 5.7.1 user unsubscribed; transcripts kept", "550 5.7.1 user unsubscribed; transcripts kept"),
+            (
+                "550 5.7.1 id unknown to us, blocked for abuse",
+                "550 5.7.1 id unknown to us, blocked for abuse",
+            ),
+            (
+                "550 5.7.1 user unsubscribed; transcripts kept",
+                "550 5.7.1 user unsubscribed; transcripts kept",
+            ),
             ("550 no ann@localhost here", "550 no … here"),
             ("554", "554"),
             ("", ""),

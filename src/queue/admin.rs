@@ -11,9 +11,9 @@ use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
     Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, OperatorLine, Order,
-    Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Suspended, SuspendedBy, SuspensionLine, Try,
+    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine,
+    OldestLine, OperatorLine, Order, Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown,
+    ShownLabels, ShownRecipient, StoryLine, Summary, Suspended, SuspendedBy, SuspensionLine, Try,
 };
 pub use super::filter::{Action, Filter, HELD_BY, Pattern};
 pub use super::gauge_rows::Fill;

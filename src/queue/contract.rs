@@ -25,8 +25,8 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
-    OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line,
+    LoginFailureLine, OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};

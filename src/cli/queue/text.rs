@@ -10,8 +10,8 @@ use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::mail::mark_of;
 use crate::queue::admin::{
-    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine, OperatorLine, Shown,
-    ShownLabels, ShownRecipient, StoryLine, Summary, Try,
+    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine,
+    OperatorLine, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
@@ -26,7 +26,8 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
         return "nothing\n".to_owned();
     }
     // What `find` finds is both: each has its own columns.
-    let (finished, waiting): (Vec<&Line>, Vec<&Line>) = lines.iter().partition(|line| line.finished.is_some());
+    let (finished, waiting): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().partition(|line| line.finished.is_some());
     let waiting = if waiting.is_empty() { String::new() } else { list_of_waiting(&waiting, now, look) };
     waiting + &if finished.is_empty() { String::new() } else { list_of_finished(&finished, look) }
 }
@@ -519,7 +520,11 @@ mod tests {
             words("2026-01-01 00:00:00")
                 .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
-        let held = Line { held_by: Some("operator".to_owned()), held_reason: Some("ann: full".to_owned()), ..line.clone() };
+        let held = Line {
+            held_by: Some("operator".to_owned()),
+            held_reason: Some("ann: full".to_owned()),
+            ..line.clone()
+        };
         assert_eq!(
             next_words("held", &held, ""),
             "; held by ann: full; not tried until `postrider queue release`"

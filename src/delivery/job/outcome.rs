@@ -127,9 +127,7 @@ impl Circumstances<'_> {
             Outcome::Delivered => NextState::Finished(Finished::Delivered),
             Outcome::Relayed => NextState::Finished(Finished::Relayed),
             Outcome::Failed => NextState::Finished(Finished::Failed),
-            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => {
-                NextState::Hold(HeldBy::InDoubt)
-            }
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => NextState::Hold(HeldBy::InDoubt),
             Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
                 NextState::Finished(Finished::Delivered)
             }

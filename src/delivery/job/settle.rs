@@ -16,8 +16,8 @@ use crate::mail::tlsrpt::day_of;
 use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, ReplySource, TlsPolicy};
 use crate::maillog;
 use crate::queue::{
-    Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
-    TlsSession,
+    Finished, HeldBy, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled,
+    Settlement, TlsSession,
 };
 
 use crate::delivery::job::attempt::{Answer, Answers};

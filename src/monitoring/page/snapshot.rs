@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::config::atrn;
 use crate::mail::Domain;
 use crate::queue::admin::{
-    Admin, DomainWaiting, FailureGroup, Filter, HeldCount, Line, MinuteCount, PolicyCount, Refusal, SuspensionLine,
-    TlsFailure,
+    Admin, DomainWaiting, FailureGroup, Filter, HeldCount, Line, MinuteCount, PolicyCount, Refusal,
+    SuspensionLine, TlsFailure,
 };
 use crate::queue::{BackoffRow, HostSetting, QueueError};
 use crate::scheduler::Scheduler;

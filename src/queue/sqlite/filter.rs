@@ -46,8 +46,20 @@ impl Condition {
     pub(super) fn of(filter: &Filter) -> Condition {
         let rows = if filter.is_of_finished() { Rows::Finished } else { Rows::Waiting };
         let mut all = Condition { sql: String::new(), values: Vec::new(), rows };
-        let Filter { messages, user, sender, recipient, domain, mx, lane, reply, older_secs, tag, state, held_by } =
-            filter;
+        let Filter {
+            messages,
+            user,
+            sender,
+            recipient,
+            domain,
+            mx,
+            lane,
+            reply,
+            older_secs,
+            tag,
+            state,
+            held_by,
+        } = filter;
         match messages.as_slice() {
             [] => {}
             [id] => all.and("message_id = ?", id.0),

@@ -73,7 +73,8 @@ pub(super) fn count(
 
 /// See [`crate::queue::AdminStore::operator_log`].
 pub(super) fn list(conn: &Connection, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64)> {
-    let total = conn.query_row("SELECT count(*) FROM operator_log WHERE at >= ?1", [since], |row| row.get(0))?;
+    let total =
+        conn.query_row("SELECT count(*) FROM operator_log WHERE at >= ?1", [since], |row| row.get(0))?;
     let lines = conn
         .prepare(
             "SELECT datetime(at, 'unixepoch'), action, target, count, login, uid, reason, logged = 2

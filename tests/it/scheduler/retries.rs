@@ -196,7 +196,10 @@ fn a_retry_rule_changes_the_delay_holds_or_bounces() {
     let id = relay.db().row("SELECT queue_id FROM messages", []).unwrap();
     for (arguments, words) in [
         (&["queue", "list"][..], "(held by [[retry.rule]] 2) 550 5.7.1 blocked"),
-        (&["queue", "show", &id], "held; held by [[retry.rule]] 2; not tried until `postrider queue release`\n"),
+        (
+            &["queue", "show", &id],
+            "held; held by [[retry.rule]] 2; not tried until `postrider queue release`\n",
+        ),
         (&["queue", "summary"], "1 held (1 rule)"),
         (&["explain", "you@a.test"], "    1 recipient held by [[retry.rule]] 2\n"),
         (&["explain", "you@a.test"], "the lane backs off as well"),

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter
 
 use crate::mail::header::header_of;
 use crate::queue::admin_rows::{
-    DomainLine, End, Envelope, FinishedMessage, HeldCount, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
-    ShownRecipient, Summary, SuspendedBy, Try,
+    DomainLine, End, Envelope, FinishedMessage, HeldCount, HostLine, LaneLine, Line, Selected, Shown,
+    ShownLabels, ShownRecipient, Summary, SuspendedBy, Try,
 };
 use crate::queue::filter::Filter;
 use crate::queue::shared::now_us;

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::mail::{Domain, Lifetimes};
 use crate::mail::tlsrpt::report::Counted;
+use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line, LoginFailureLine,
-    OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line,
+    LoginFailureLine, OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;

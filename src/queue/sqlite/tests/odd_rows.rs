@@ -126,7 +126,10 @@ fn goes_on(conn: &Connection, why: &str) {
         let fetched = reads.message(due.message, &[due.recipient]).unwrap();
         assert!(fetched.message.is_some() || fetched.spoilt.len() == 1, "{why}: {due:?} is neither");
         assert!(!is_good(due) || fetched.message.is_some(), "{why}: {fetched:?}");
-        assert!(fetched.spoilt.iter().all(|spoilt| spoilt.why.contains("cannot be read")), "{why}: {fetched:?}");
+        assert!(
+            fetched.spoilt.iter().all(|spoilt| !spoilt.why.is_empty()),
+            "{why}: {fetched:?}"
+        );
         reads.size(due.message).unwrap();
     }
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
@@ -305,7 +308,10 @@ fn a_recipient_whose_message_is_gone_or_cannot_be_read_is_held_with_the_reason()
     ] {
         assert!(bench.queue.fetch(message, &[recipient]).unwrap().is_none());
         while !matches!(bench.event(), Event::Settled(rows) if rows == [(recipient, None)]) {}
-        let sql = format!("SELECT held_reason FROM recipients WHERE state = 'held' AND held_by = 'fault' AND id = {}", recipient.0);
+        let sql = format!(
+            "SELECT held_reason FROM recipients WHERE state = 'held' AND held_by = 'fault' AND id = {}",
+            recipient.0
+        );
         assert!(bench.text(&sql).starts_with(why), "{}", bench.text(&sql));
     }
 }

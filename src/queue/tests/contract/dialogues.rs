@@ -18,7 +18,10 @@ pub(super) fn what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for(sit
     };
     settle(&[(0, NextState::Retry(9))], "");
     assert_eq!(said(), [""; 0]);
-    settle(&[(0, DELIVERED), (1, NextState::Retry(9)), (2, NextState::Hold(HeldBy::InDoubt))], "S: 451 4.7.1 later");
+    settle(
+        &[(0, DELIVERED), (1, NextState::Retry(9)), (2, NextState::Hold(HeldBy::InDoubt))],
+        "S: 451 4.7.1 later",
+    );
     assert_eq!(said(), ["b@example.com c@example.com: S: 451 4.7.1 later"]);
     // The last of each; what goes well changes nothing.
     settle(&[(1, NextState::Retry(9))], "S: 452 4.2.2 full");
