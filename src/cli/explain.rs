@@ -37,7 +37,7 @@ use crate::submission::users;
 use sts::StsView;
 
 /// How one address would be routed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The address.
     pub address: String,
@@ -159,16 +159,11 @@ pub(super) fn plan(
         return Explanation {
             address: address.to_string(),
             lane: atrn::lane(domain.as_str()).to_string(),
-            backs_off: None,
             suspended: suspended_words(&learnt.suspensions, &domain, user),
             domain: domain.to_string(),
             steps,
-            held: Vec::new(),
-            dkim: None,
-            endpoints: Vec::new(),
-            refusal: None,
-            limits: None,
             retry_rules,
+            ..Explanation::default()
         };
     }
     let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());

@@ -21,6 +21,7 @@ mod recover;
 pub mod report;
 mod sendmail;
 pub mod serve;
+mod since;
 pub mod sql;
 mod table;
 pub mod tlsrpt;
@@ -141,8 +142,8 @@ enum Command {
     Dkim(dkim::Verb),
     /// Watch the relay: lanes, connections, the rate, what was refused last (q ends it)
     ///
-    /// Connections are known where [metrics] listen is set. What was accepted counts Postrider's own reports, too. Where
-    /// standard output is no terminal, one screen is printed.
+    /// Connections are known where [metrics] listen is set. What was accepted counts Postrider's own reports, too.
+    /// Where standard output is no terminal, one screen is printed.
     Top(top::Arguments),
     /// Say whether the relay answers on this machine, for the health check of a container
     ///

@@ -18,7 +18,7 @@ pub(super) use text::{age, full};
 
 use super::log_output::say;
 use super::output::{WrongUsage, seen_json};
-use super::report::since_when;
+use super::since;
 use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
@@ -258,22 +258,10 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
-        Verb::Kicks { limit, json } => {
-            let (kicks, total) = Admin::to_read(path)?.kicks(*limit)?;
-            if *json {
-                json_lines(&kicks, total)
-            } else {
-                text::kicks(&kicks, look) + &more(kicks.len(), total)
-            }
-        }
+        Verb::Kicks { limit, json } => kicks(path, (*limit, *json), look)?,
         Verb::Log { since, limit, json } => {
-            let since = since.as_deref().map_or(Ok(0), |since| since_when(since, now))?;
-            let (lines, total) = Admin::to_read(path)?.operator_log(since, *limit)?;
-            if *json {
-                json_lines(&lines, total)
-            } else {
-                text::operator_log(&lines, look) + &more(lines.len(), total)
-            }
+            let since = since.as_deref().map_or(Ok(0), |since| since::when(since, now))?;
+            operator_log(path, since, (*limit, *json), look)?
         }
         Verb::Failures { filters, state, limit, json } => {
             let mut lines = Admin::to_read(path)?.failures(&filters.filter(&[], state.clone()))?;
@@ -335,6 +323,24 @@ fn show(
     } else {
         let said = dialogues.map(|lines| text::dialogues(&lines)).unwrap_or_default();
         wrapped(look, &(text::show(&shown, Clock::system().now()) + &said))
+    })
+}
+
+fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
+    let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
+    Ok(if json { json_lines(&kicks, total) } else { text::kicks(&kicks, look) + &more(kicks.len(), total) })
+}
+
+fn operator_log(
+    path: &Path,
+    since: i64,
+    (limit, json): (u32, bool),
+    look: Look,
+) -> Result<String, QueueCommandError> {
+    let (lines, total) = Admin::to_read(path)?.operator_log(since, limit)?;
+    Ok(match json {
+        true => json_lines(&lines, total),
+        false => text::operator_log(&lines, look) + &more(lines.len(), total),
     })
 }
 

@@ -3,18 +3,16 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 
-use super::output::{WrongUsage, print, seen_json};
+use super::output::{print, seen_json};
 use super::queue::age;
+use super::since;
 use super::table::{Look, table};
 use crate::clock::Clock;
 use crate::config;
 use crate::mail::mark_of;
 use crate::queue::admin::{Admin, GroupBy, Traffic, TrafficLine};
 
-const DAY_SECS: i64 = 86_400;
 /// Those that add up come first.
 const HEAD: [&str; 10] = [
     "",
@@ -59,7 +57,7 @@ enum By {
 /// # Errors
 /// There is no queue, or the time is none.
 pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
-    let since = since_when(&args.since, Clock::system().now())?;
+    let since = since::when(&args.since, Clock::system().now())?;
     let by = args.by.map(|by| match by {
         By::User => GroupBy::User,
         By::Domain => GroupBy::Domain,
@@ -71,31 +69,6 @@ pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
         return print(&(seen_json(&serde_json::to_string(&traffic)?) + "\n"));
     }
     print(&text(&traffic, args.by, Look::of_stdout()))
-}
-
-/// Unix seconds of what is given to `--since`.
-pub(super) fn since_when(text: &str, now: i64) -> Result<i64, WrongUsage> {
-    since(text, now).ok_or_else(|| {
-        WrongUsage(format!("--since {text} is no time; write one such as 2h, today, yesterday, 2026-11-29"))
-    })
-}
-
-/// Unix seconds.
-fn since(text: &str, now: i64) -> Option<i64> {
-    let today = now - now.rem_euclid(DAY_SECS);
-    match text {
-        "today" => return Some(today),
-        "yesterday" => return Some(today - DAY_SECS),
-        _ => {}
-    }
-    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', DAY_SECS)];
-    if let Some((unit, secs)) = units.into_iter().find(|(unit, _)| text.ends_with(*unit)) {
-        let number: i64 = text.strip_suffix(unit)?.parse().ok().filter(|number| *number >= 0)?;
-        return now.checked_sub(number.checked_mul(secs)?);
-    }
-    // A day is its begin.
-    let time: DateTime = text.parse().ok()?;
-    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
 fn text(traffic: &Traffic, by: Option<By>, look: Look) -> String {
@@ -151,30 +124,4 @@ fn cells(name: &str, line: &TrafficLine) -> Vec<String> {
         took(line.median_secs),
         took(line.p95_secs),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_said_as_people_say_it() {
-        // 2026-11-30 14:30:05 UTC.
-        let now = 1_796_049_005;
-        for (text, before) in [
-            ("today", 52_205),
-            ("yesterday", 52_205 + DAY_SECS),
-            ("2h", 7_200),
-            ("90s", 90),
-            ("7d", 7 * DAY_SECS),
-            ("2026-11-29", 52_205 + DAY_SECS),
-            ("2026-11-30 14:00", 1_805),
-            ("2026-11-30T14:00:05", 1_800),
-        ] {
-            assert_eq!(since(text, now), Some(now - before), "{text}");
-        }
-        for none in ["", "h", "-2h", "2w", "tomorrow", "2026-13-01", "\u{fc}h", "9223372036854775807d"] {
-            assert_eq!(since(none, now), None, "{none}");
-        }
-    }
 }

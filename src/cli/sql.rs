@@ -26,8 +26,8 @@ pub struct Arguments {
     /// Allow statements that change the queue; a running relay notices within two seconds
     #[arg(long)]
     write: bool,
-    /// How rows are shown; values in a table are cut at 60 characters, and one that is wider than the terminal is shown a
-    /// value a line
+    /// How rows are shown; values in a table are cut at 60 characters, and one that is wider than the terminal is shown
+    /// a value a line
     #[arg(long, value_enum, default_value_t = Mode::Table)]
     mode: Mode,
 }

@@ -10,13 +10,15 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HeldCount, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine,
-    OldestLine, OperatorLine, Order, Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown,
-    ShownLabels, ShownRecipient, StoryLine, Summary, Suspended, SuspendedBy, SuspensionLine, Try,
+    Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
+    FinishedMessage, HostLine, HowToRestore, LaneLine, Line, LoginFailureLine, OldestLine, Order, Recovered,
+    RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary,
+    Suspended, SuspendedBy, SuspensionLine, Try,
 };
-pub use super::filter::{Action, Filter, HELD_BY, Pattern};
+pub use super::filter::{Action, Filter, Pattern};
 pub use super::gauge_rows::Fill;
+pub use super::held::{HELD_BY, HeldCount};
+pub use super::operator_rows::{Change, KickLine, OperatorLine};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 

@@ -7,26 +7,8 @@ use crate::mail::Lifetimes;
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::Fill;
+use super::held::{HeldCount, held_words};
 use super::id::{MessageId, RecipientId};
-
-/// What somebody changed with the command line: a row of `operator_log`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`, `suspend`, `resume`; `user add`, `user passwd`, `user set`,
-    /// `user remove`, `user lift`.
-    pub action: &'static str,
-    /// A queue id, a domain, `all` or what else was asked for; a user's name, an address or a network; what is
-    /// suspended, as `domain example.com`.
-    pub target: String,
-    /// Recipients, users, or locks of logins.
-    pub count: usize,
-    /// Who logged in to the machine.
-    pub login: String,
-    /// As which the command runs.
-    pub uid: u32,
-    /// Why, where it was said.
-    pub reason: Option<String>,
-}
 
 /// A change of recipients that were selected before: what [`Selected::ids`] gave, or some of it.
 #[derive(Debug, Clone, Copy)]
@@ -156,45 +138,6 @@ impl Line {
     /// For people: why it is held; none: it is not.
     pub fn held(&self) -> Option<String> {
         Some(held_words(self.held_by.as_deref()?, self.held_reason.as_deref()))
-    }
-}
-
-/// `held by [[retry.rule]] 1`, `held by ann: wrong text`, `held: restored from a backup, …`.
-fn held_words(by: &str, reason: Option<&str>) -> String {
-    match (by, reason) {
-        ("operator", None) => "held by an operator".to_owned(),
-        ("operator" | "rule", Some(reason)) => format!("held by {reason}"),
-        (by, reason) => format!("held: {}", reason.unwrap_or(by)),
-    }
-}
-
-/// How many are held by the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HeldCount {
-    /// As in [`Line`].
-    pub held_by: String,
-    /// As in [`Line`]; none where those of several are counted together.
-    pub held_reason: Option<String>,
-    /// Recipients.
-    pub recipients: i64,
-}
-
-impl HeldCount {
-    /// For people: ` (74 operator, 40 rule)`; nothing where there are none.
-    pub fn all_words(counts: &[HeldCount]) -> String {
-        let one = |count: &HeldCount| format!("{} {}", count.recipients, count.held_by);
-        let words = counts.iter().map(one).collect::<Vec<_>>().join(", ");
-        if words.is_empty() { words } else { format!(" ({words})") }
-    }
-
-    /// For people: `40 recipients held by [[retry.rule]] 1`.
-    pub fn words(&self) -> String {
-        let plural = if self.recipients == 1 { "" } else { "s" };
-        format!(
-            "{} recipient{plural} {}",
-            self.recipients,
-            held_words(&self.held_by, self.held_reason.as_deref())
-        )
     }
 }
 
@@ -532,44 +475,6 @@ pub struct DomainLine {
     pub held: i64,
     /// UTC.
     pub next_attempt: Option<String>,
-}
-
-/// A row of `kicks`.
-#[derive(Debug, Clone, Serialize)]
-pub struct KickLine {
-    /// When, UTC.
-    pub at: String,
-    /// What was asked for: `example.com`, `@example.com`, `#lane`, a queue id or `all`.
-    pub node: String,
-    /// Who authenticated.
-    pub user: Option<String>,
-    /// From where; none: the command line.
-    pub client: Option<String>,
-    /// How many recipients waited.
-    pub recipients: i64,
-    /// Who used the command line; none: ETRN.
-    pub login: Option<String>,
-}
-
-/// A row of `operator_log`: what somebody changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OperatorLine {
-    /// When, UTC.
-    pub at: String,
-    /// As in [`Change`].
-    pub action: String,
-    /// What it was for.
-    pub target: String,
-    /// How many recipients, users, suspensions or locks.
-    pub count: i64,
-    /// Who logged in to the machine.
-    pub login: String,
-    /// As which the command ran.
-    pub uid: i64,
-    /// Why, where it was said.
-    pub reason: Option<String>,
-    /// It goes on, or was killed.
-    pub is_under_way: bool,
 }
 
 /// Failed logins that have an effect now: a row of `login_failures`.

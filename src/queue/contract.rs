@@ -25,13 +25,15 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line,
-    LoginFailureLine, OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
+    Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, SmallCounts};
+use super::held::HeldCount;
 use super::op::Op;
+use super::operator_rows::{Change, KickLine, OperatorLine};
 use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
@@ -308,8 +310,8 @@ pub trait AdminStore: Debug {
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
 
-    /// What was said in the failed attempts of a message's recipients, waiting or finished: of each recipient's attempts
-    /// the last of which that is kept; each once, in order of time. Of long ago, and of what was removed, nothing is.
+    /// What was said in the failed attempts of a message's recipients, waiting or finished: of each recipient the last
+    /// of which that is kept; each once, in order of time. Of long ago, and of what was removed, nothing is.
     fn dialogues(&self, id: MessageId) -> Result<Vec<DialogueLine>, QueueError>;
 
     /// Numbers, and the `limit` domains with the most waiting.

@@ -14,9 +14,6 @@ use super::id::MessageId;
 /// Bytes of a pattern at most: databases bound theirs too.
 const PATTERN_BYTES_MAX: usize = 1_000;
 
-/// What can hold a recipient.
-pub const HELD_BY: [&str; 6] = ["operator", "rule", "in-doubt", "restore", "recover", "fault"];
-
 /// A text in which `*` stands for anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
@@ -119,7 +116,7 @@ pub struct Filter {
     pub tag: Option<Pattern>,
     /// `queued` or `held`; of what is finished, its state or `finished` for all; none: all that waits.
     pub state: Option<String>,
-    /// What holds it: one of [`HELD_BY`].
+    /// What holds it: one of [`super::held::HELD_BY`].
     pub held_by: Option<String>,
 }
 

@@ -16,11 +16,13 @@ mod contract;
 mod error;
 mod filter;
 pub mod gauge_rows;
+mod held;
 mod host_setting;
 pub mod id;
 mod login_rows;
 mod op;
 mod open;
+mod operator_rows;
 mod overview_rows;
 mod quotas;
 pub mod rows;
@@ -52,6 +54,7 @@ use crate::mail::Lifetimes;
 pub use content::ContentReader;
 pub use contract::{AdminStore, Reads};
 pub use error::{AcceptError, QueueError, QuotaError};
+pub use held::HeldBy;
 pub use host_setting::{HOST_SETTINGS_MAX, HostSetting, Setting};
 pub use id::{MessageId, RecipientId};
 pub use login_rows::{KnownLoginRow, LoginChanges, LoginFailureRow, LoginRows};
@@ -60,7 +63,7 @@ pub use open::WriterHandle;
 pub use quotas::BytesByUser;
 pub use rows::{
     Asker, BackoffRow, CachedContent, Due, DueCursor, DueDomains, Ending, Event, Expired, ExpiryCursor,
-    Fetched, Finished, HeldBy, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
+    Fetched, Finished, Job, JobRecipient, Kick, KickScope, Kickable, Kicked, LaneCount, LaneHealth,
     NewMessage, NextState, Origin, Over, PendingReport, PendingReportRow, PendingReports, Place,
     QueuedMessage, QueuedRecipient, Settled, Settlement, Spoilt, Sweep,
 };

@@ -10,6 +10,7 @@ use crate::mail::{
     Recipient, ReplySource, Ret,
 };
 
+use super::held::HeldBy;
 use super::id::{MessageId, RecipientId};
 use super::suspension::Submitted;
 use super::tls_rows::TlsSession;
@@ -235,15 +236,6 @@ pub enum NextState {
     Hold(HeldBy),
     /// Moves to `history`.
     Finished(Finished),
-}
-
-/// What of an attempt has its recipient held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeldBy {
-    /// This `[[retry.rule]]`, counted from 1.
-    Rule(usize),
-    /// It may have arrived, and `[delivery] in_doubt` is `hold`.
-    InDoubt,
 }
 
 /// The states of `history`.

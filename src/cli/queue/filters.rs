@@ -66,8 +66,8 @@ pub(super) struct Filters {
     /// Only mail with this tag ('' for mail without one)
     #[arg(long, value_parser = Pattern::parse)]
     tag: Option<Pattern>,
-    /// Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault
-    /// of its own
+    /// Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a
+    /// fault of its own
     #[arg(long, value_name = "WHAT", value_parser = HELD_BY)]
     held_by: Option<String>,
 }

@@ -8,7 +8,8 @@ use rusqlite::{Connection, Result, params};
 
 use crate::kit::event::Event;
 use crate::kit::event::Value::{Foreign, Number, Own};
-use crate::queue::admin_rows::{Change, OperatorLine, Order};
+use crate::queue::admin_rows::Order;
+use crate::queue::operator_rows::{Change, OperatorLine};
 use crate::queue::shared::now_us;
 
 use super::odd;

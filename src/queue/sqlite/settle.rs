@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
 use crate::mail::reply::first_bytes;
 use crate::queue::RecipientId;
 use crate::queue::contract::Effect;
+use crate::queue::held::HeldBy;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
-use crate::queue::rows::{HeldBy, NextState};
+use crate::queue::rows::NextState;
 
 use super::dialogues::Dialogues;
 use super::replies;

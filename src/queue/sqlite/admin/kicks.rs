@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::admin_rows::KickLine;
 use crate::queue::filter::Filter;
+use crate::queue::operator_rows::KickLine;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::kick::INSERT_KICK;
 use crate::queue::sqlite::odd;

@@ -4,10 +4,11 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter
 
 use crate::mail::header::header_of;
 use crate::queue::admin_rows::{
-    DomainLine, End, Envelope, FinishedMessage, HeldCount, HostLine, LaneLine, Line, Selected, Shown,
-    ShownLabels, ShownRecipient, Summary, SuspendedBy, Try,
+    DomainLine, End, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
+    ShownRecipient, Summary, SuspendedBy, Try,
 };
 use crate::queue::filter::Filter;
+use crate::queue::held::HeldCount;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;

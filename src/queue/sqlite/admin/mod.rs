@@ -18,13 +18,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, Trans
 use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, HeldCount, KickLine, Line,
-    LoginFailureLine, OldestLine, OperatorLine, Order, Selected, Shown, Summary, Suspended, SuspensionLine,
+    Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
+    Selected, Shown, Summary, Suspended, SuspensionLine,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
 use crate::queue::gauge_rows::Fill;
+use crate::queue::held::HeldCount;
+use crate::queue::operator_rows::{Change, KickLine, OperatorLine};
 use crate::queue::overview_rows::{
     DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
 };

@@ -126,10 +126,7 @@ fn goes_on(conn: &Connection, why: &str) {
         let fetched = reads.message(due.message, &[due.recipient]).unwrap();
         assert!(fetched.message.is_some() || fetched.spoilt.len() == 1, "{why}: {due:?} is neither");
         assert!(!is_good(due) || fetched.message.is_some(), "{why}: {fetched:?}");
-        assert!(
-            fetched.spoilt.iter().all(|spoilt| !spoilt.why.is_empty()),
-            "{why}: {fetched:?}"
-        );
+        assert!(fetched.spoilt.iter().all(|spoilt| !spoilt.why.is_empty()), "{why}: {fetched:?}");
         reads.size(due.message).unwrap();
     }
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
