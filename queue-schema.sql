@@ -448,7 +448,7 @@ CREATE INDEX tls_reports_by_mail ON tls_reports (message_id) WHERE message_id IS
 
 -- The relay's own notes. last_id: no id up to this one is ever given out again. time: when the relay wrote last, by the
 -- clock that it trusts. lifetime and bounce_lifetime: [queue] of the config in use, in seconds.
--- mail_refused_since: the disk has no more room for new mail.
+-- mail_refused_since: the disk has no more room for new mail. checkpoints_of_litestream: [queue] checkpoints.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL

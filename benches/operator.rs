@@ -23,7 +23,8 @@ fn main() {
     let (rows, days) = (numbers.first().copied().unwrap_or(1_000_000), numbers.get(1).copied().unwrap_or(7));
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory under target/");
     let path = directory.path().join("queue.db");
-    let settings = QueueSettings { path: path.clone(), history: Duration::from_secs(30 * 86_400) };
+    let settings =
+        QueueSettings { path: path.clone(), history: Duration::from_secs(30 * 86_400), litestream: false };
     let (_queue, writer) = Queue::open(&settings, crossbeam_channel::unbounded().0).expect("a queue");
     writer.stop().expect("stopped");
     let now =

@@ -19,8 +19,11 @@ fn main() {
     let number = |at: usize, default| numbers.get(at).copied().unwrap_or(default);
     let (sessions, secs, waiting) = (number(0, 20), number(1, 5), number(2, 0));
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory under target/");
-    let settings =
-        QueueSettings { path: directory.path().join("queue.db"), history: Duration::from_secs(7 * 86400) };
+    let settings = QueueSettings {
+        path: directory.path().join("queue.db"),
+        history: Duration::from_secs(7 * 86400),
+        litestream: false,
+    };
     let (sender, events) = unbounded();
     let (queue, writer) = Queue::open(&settings, sender).expect("a queue");
     if waiting > 0 {

@@ -94,10 +94,7 @@ fn settings<'t>(
     let hostname = hostname(reading, &root);
 
     let queue = reading.section(&root, "queue");
-    let path = reading.get(&queue, "path", value::file);
-    let path = reading.beside_config(path);
-    cross::queue_directory(reading, &queue, &path);
-    let queue_settings = QueueSettings { path, history: reading.get(&queue, "history", value::duration) };
+    let queue_settings = queue_of(reading, &queue);
 
     let listen = listeners(reading, &root);
     cross::listeners(reading, &listen);
@@ -152,6 +149,17 @@ fn settings<'t>(
         hostname,
         log: log(reading, &root),
         metrics: metrics::read(reading, &root, &addresses),
+    }
+}
+
+fn queue_of<'t>(reading: &mut Reading<'t>, queue: &Section<'t>) -> QueueSettings {
+    let path = reading.get(queue, "path", value::file);
+    let path = reading.beside_config(path);
+    cross::queue_directory(reading, queue, &path);
+    QueueSettings {
+        path,
+        history: reading.get(queue, "history", value::duration),
+        litestream: reading.get(queue, "checkpoints", value::choice) == "litestream",
     }
 }
 

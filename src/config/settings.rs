@@ -66,6 +66,8 @@ pub struct QueueSettings {
     pub path: PathBuf,
     /// How long finished recipients stay in `history`.
     pub history: Duration,
+    /// Litestream makes the checkpoints.
+    pub litestream: bool,
 }
 
 /// Accepting mail.

@@ -11,7 +11,8 @@ use super::auth::Offer;
 use super::users::{Directory, Known, LoginSource, PasswordCheck, User, Verifier};
 use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::content::DataReader;
-use crate::submission::message::header::{self, Protocol, Trace};
+use crate::submission::message::header::HeaderReader;
+use crate::submission::message::trace::{self, Protocol, Trace};
 use crate::submission::protocol::aliases::Aliases;
 use crate::submission::protocol::dispatch;
 use crate::submission::protocol::policy::{PolicyContext, Tls};
@@ -130,5 +131,5 @@ pub fn fix_header(content: &[u8]) -> Option<Vec<u8>> {
         for_only: None,
         at: 0,
     };
-    header::HeaderReader::default().read(content, true).map(|header| header::fix(content, &header, &trace))
+    HeaderReader::default().read(content, true).map(|header| trace::fix(content, &header, &trace))
 }

@@ -45,6 +45,15 @@ pub(super) const KEYS: &[Def] = &[
         "How long finished deliveries and their attempts stay in the database to be asked about.",
     ),
     def(
+        "queue.checkpoints",
+        Choice(&["postrider", "litestream"]),
+        Is("\"postrider\""),
+        "Who copies the write-ahead log into the database. postrider: the relay, and nobody else while it runs. \
+         litestream: Litestream, which replicates the queue beside the running relay; the relay does it only where \
+         nobody has for 1 GiB of log, or where the disk is nearly full. Then let nothing but Litestream (with SQLite \
+         3.51.3 or newer: 0.5.17 has it) and postrider itself write to the queue.",
+    ),
+    def(
         "listen.address",
         Socket,
         Is("\"[::]:587\""),

@@ -294,8 +294,11 @@ pub(super) mod tests {
     impl Bench {
         pub(in crate::delivery::host) fn new() -> Bench {
             let folder = tempfile::tempdir().unwrap();
-            let settings =
-                QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+            let settings = QueueSettings {
+                path: folder.path().join("queue.db"),
+                history: Duration::from_secs(60),
+                litestream: false,
+            };
             let (events, _) = crossbeam_channel::unbounded();
             let (queue, writer) = Queue::open(&settings, events).unwrap();
             // It goes on as long as the queue does.

@@ -173,6 +173,7 @@ mod tests {
             &crate::config::QueueSettings {
                 path: folder.path().join("queue.db"),
                 history: Duration::from_secs(60),
+                litestream: false,
             },
             crossbeam_channel::unbounded().0,
         )

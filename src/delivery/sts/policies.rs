@@ -507,8 +507,11 @@ mod tests {
         fn new(answers: Receiver<()>) -> Bench {
             let folder = tempfile::tempdir().unwrap();
             let settings = config::built_in(folder.path()).unwrap().settings.delivery;
-            let queue =
-                QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+            let queue = QueueSettings {
+                path: folder.path().join("queue.db"),
+                history: Duration::from_secs(60),
+                litestream: false,
+            };
             let (events, _) = unbounded();
             let (queue, writer) = Queue::open(&queue, events).unwrap();
             // It goes on as long as the queue does.

@@ -8,6 +8,12 @@
 //! POSIX locks belong to a process, so SQLite here takes the same lock without noticing, and gives it away when a
 //! checkpoint of ours is done. In the moment until we have it again another process may begin a checkpoint: nobody may
 //! write meanwhile, which a connection for just that sees to, and then there is nothing to go wrong.
+//!
+//! With `[queue] checkpoints = "litestream"` it is Litestream that makes them: it sends each page of the log away
+//! first, and a log that begins anew without its knowledge leaves a hole in its replica. The lock is not held then.
+//! Litestream knows that it has missed something only where the page at which it stopped reading is gone from the log.
+//! So every connection of ours that writes has `journal_size_limit = 0`: a log that begins anew is cut behind its first
+//! transaction, and Litestream begins with a snapshot.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -17,11 +23,17 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Result};
 
 use super::files::Files;
 use super::locks;
 
+/// Pages of the write-ahead log at which they are copied into the database. A page that was written
+/// again meanwhile is copied once, so a long log saves work: 64 MiB.
+pub(super) const CHECKPOINT_PAGES: u32 = 16_000;
+/// The same where Litestream is to have copied them long before: 1 GiB, at which new mail is still taken.
+const UNCOPIED_PAGES_MAX: u32 = 262_144;
 /// `WAL_CKPT_LOCK` of SQLite.
 const CHECKPOINT_LOCK: u8 = 121;
 /// As far as no reader is in the way; the others also empty the log.
@@ -41,15 +53,25 @@ pub(super) struct Checkpoints {
     index: File,
     /// Another process may be at a checkpoint, and write to the database.
     lost: Cell<bool>,
+    /// Litestream makes them.
+    litestream: bool,
+    /// Pages of the log at which the relay makes one.
+    pub(super) pages: u32,
 }
 
 impl Checkpoints {
     /// `keeper`: a connection to the database for this alone; `index`: where the log's index is.
-    pub(super) fn new(keeper: Connection, index: &Path) -> std::io::Result<Checkpoints> {
+    pub(super) fn new(keeper: Connection, index: &Path, litestream: bool) -> std::io::Result<Checkpoints> {
         let index = OpenOptions::new().read(true).write(true).open(index)?;
-        let checkpoints = Checkpoints { keeper, index, lost: Cell::new(true) };
+        let pages = if litestream { UNCOPIED_PAGES_MAX } else { CHECKPOINT_PAGES };
+        let checkpoints = Checkpoints { keeper, index, lost: Cell::new(true), litestream, pages };
         checkpoints.wait_for();
         Ok(checkpoints)
+    }
+
+    /// The relay makes none but where the log has become long all the same.
+    pub(super) fn are_litestreams(&self) -> bool {
+        self.litestream
     }
 
     /// Only this process writes to the database's own file.
@@ -78,6 +100,9 @@ impl Checkpoints {
 
     /// Takes the lock; false while another process has it. Taken once more it stays taken.
     fn take(&self) -> bool {
+        if self.litestream {
+            return false;
+        }
         let lock = libc::flock {
             l_type: libc::F_WRLCK as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
@@ -91,7 +116,7 @@ impl Checkpoints {
     fn wait_for(&self) {
         let start = Instant::now();
         let mut taken = self.take();
-        while !taken && start.elapsed() < PATIENCE {
+        while !taken && !self.litestream && start.elapsed() < PATIENCE {
             std::thread::sleep(TICK);
             taken = self.take();
         }
@@ -112,4 +137,34 @@ impl Checkpoints {
 /// Copies the log; gives the frames in it and those copied.
 pub(super) fn copy(conn: &Connection, mode: &str) -> Result<(i64, i64)> {
     conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
+/// In `meta`: the last relay on this database left the checkpoints to Litestream.
+const MARK: &str = "checkpoints_of_litestream";
+
+/// At the start of the relay. Where another than Litestream made them until now, its replica, if it has one, knows
+/// nothing of that: the log is emptied, so that it sees it.
+pub(super) fn note_who_makes_them(conn: &Connection, litestream: bool) -> Result<()> {
+    match (are_left_to_litestream(conn)?, litestream) {
+        (false, true) => {
+            copy(conn, "TRUNCATE")?;
+            conn.execute("INSERT INTO meta VALUES (?1, 1)", [MARK]).map(drop)
+        }
+        (true, false) => conn.execute("DELETE FROM meta WHERE key = ?1", [MARK]).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn are_left_to_litestream(conn: &Connection) -> Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM meta WHERE key = ?1)", [MARK], |row| row.get(0))
+}
+
+/// For a connection that writes beside the relay or without it: makes no checkpoint, not even as the last to close.
+pub(super) fn leave_them_to_litestream(conn: &Connection) -> Result<()> {
+    let is_queue = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'meta')";
+    if conn.query_row(is_queue, [], |row| row.get(0))? && are_left_to_litestream(conn)? {
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.execute_batch("PRAGMA journal_size_limit = 0")?;
+    }
+    Ok(())
 }

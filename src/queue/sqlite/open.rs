@@ -16,7 +16,7 @@ use crate::queue::error::QueueError;
 use crate::queue::id::ID_MAX;
 use crate::queue::open::BUSY_PATIENCE;
 
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{self, Checkpoints};
 use super::failure::{RECOVER, explain, of_operation, of_transaction};
 use super::files::{Files, real};
 use super::readers::Readers;
@@ -36,7 +36,7 @@ const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 pub(in crate::queue) struct Database {
     /// The one that writes.
     pub(in crate::queue) conn: Connection,
-    checkpoints: Checkpoints,
+    pub(super) checkpoints: Checkpoints,
     readers: Arc<Readers>,
     space: Arc<Space>,
     last_id: i64,
@@ -68,7 +68,7 @@ impl Database {
         files.sync_directory()?;
         let left = files.left_log().map_err(|source| disk_error(path, source))?;
         left.iter().for_each(|log| left_log::look(log));
-        let mut conn = open_database(path)?;
+        let mut conn = open_database(path, settings.litestream)?;
         if !files.is_in_wal_mode() {
             return Err(unusable(
                 path,
@@ -83,12 +83,14 @@ impl Database {
         if left.is_some() {
             let written =
                 left_log::write_again(&conn, &keeper, &files).map_err(|error| explain(path, error))?;
-            after_crash(&conn, path, written.map_err(|source| disk_error(path, source))?)?;
+            let log_bytes = written.map_err(|source| disk_error(path, source))?;
+            after_crash(&conn, path, log_bytes, settings.litestream)?;
         }
-        drop_unfinished(&conn).map_err(|error| explain(path, error))?;
+        let noted = checkpoints::note_who_makes_them(&conn, settings.litestream);
+        noted.and_then(|()| drop_unfinished(&conn)).map_err(|error| explain(path, error))?;
         keeper.busy_timeout(BEGIN_PATIENCE)?;
-        let checkpoints =
-            Checkpoints::new(keeper, &files.index()).map_err(|source| disk_error(path, source))?;
+        let checkpoints = Checkpoints::new(keeper, &files.index(), settings.litestream)
+            .map_err(|source| disk_error(path, source))?;
         files.note_content();
         let log_pages = count_log_pages(&mut conn)?;
         let page_bytes = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -146,7 +148,7 @@ pub(super) fn make_directory_of(path: &Path) -> Result<(), QueueError> {
 }
 
 /// Opens the database for writing, with every setting read back.
-fn open_database(path: &Path) -> Result<Connection, QueueError> {
+fn open_database(path: &Path, litestream: bool) -> Result<Connection, QueueError> {
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -158,11 +160,13 @@ fn open_database(path: &Path) -> Result<Connection, QueueError> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Somebody may be holding the database at this moment, with `sqlite3` or for a backup.
     conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|error| explain(path, error))?;
+    // A log that grew larger is cut back to this: see [`Checkpoints`].
+    let log_bytes = if litestream { "0" } else { "67108864" };
     for (name, value, wanted) in [
         ("journal_mode", "WAL", "wal"),
         ("synchronous", "FULL", "2"), // an fsync of the log at every commit: what 250 promises
         ("wal_autocheckpoint", "0", "0"), // the writer does it, when nobody waits for its answers
-        ("journal_size_limit", "67108864", "67108864"), // a log that grew larger is cut back
+        ("journal_size_limit", log_bytes, log_bytes),
         ("foreign_keys", "OFF", "0"), // the statements keep them, and a hand that slipped must not stop a settle
         // 8 MiB. Not more: whenever rows move between pages, a commit walks the whole cache.
         ("cache_size", "-8192", "-8192"),
@@ -208,14 +212,14 @@ fn set(conn: &Connection, path: &Path, name: &str, value: &str, wanted: &str) ->
     ))
 }
 
-/// The last process did not close the database: SQLite has recovered it from its log by now, and the log is on the disk
+/// The last process did not empty the log: SQLite has recovered it from its log by now, and the log is on the disk
 /// again. A small database is checked through all the same.
-fn after_crash(conn: &Connection, path: &Path, log_bytes: u64) -> Result<(), QueueError> {
+fn after_crash(conn: &Connection, path: &Path, log_bytes: u64, litestream: bool) -> Result<(), QueueError> {
+    // The relay leaves its log to Litestream at every end.
+    let what = if litestream { "read the log that was left" } else { "recovered after an unclean end" };
     let bytes = path.metadata().map_or(0, |file| file.len());
     if bytes > QUICK_CHECK_BYTES_MAX {
-        log::info!(
-            "queue: recovered after an unclean end ({log_bytes} bytes of log, {bytes} of database, not checked through)"
-        );
+        log::info!("queue: {what} ({log_bytes} bytes of log, {bytes} of database, not checked through)");
         return Ok(());
     }
     let start = Instant::now();
@@ -223,7 +227,7 @@ fn after_crash(conn: &Connection, path: &Path, log_bytes: u64) -> Result<(), Que
         return Err(unusable(path, format!("is damaged: {damage}"), RECOVER));
     }
     let ms = start.elapsed().as_millis();
-    log::info!("queue: recovered after an unclean end ({log_bytes} bytes of log), checked in {ms} ms");
+    log::info!("queue: {what} ({log_bytes} bytes of log), checked in {ms} ms");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::queue::contract::{Backoffs, Effect, Marks, Store, StoreFailure};
 use crate::queue::op::{Op, Outcomes};
 
 use super::accept::Accept;
-use super::checkpoints::{self, Checkpoints, PASSIVE};
+use super::checkpoints::{self, CHECKPOINT_PAGES, Checkpoints, NOOP, PASSIVE};
 use super::failure::of_transaction;
 use super::files::Files;
 use super::purge::Purge;
@@ -25,13 +25,12 @@ use super::{
     sweep, tls_reports,
 };
 
-/// Pages of the write-ahead log at which they are copied into the database. A page that was written
-/// again meanwhile is copied once, so a long log saves work: 64 MiB.
-const CHECKPOINT_PAGES: u32 = 16_000;
 /// The pages of the database are counted twice a second, and whenever the log has so many more: 256 KiB.
 const COUNTED_PAGES: u32 = 64;
 /// The log's file is cut back to this.
 const LOG_FILE_BYTES: u64 = 64 << 20;
+/// How often the operator hears that Litestream does not copy the log.
+const LITESTREAM_TOLD: Duration = Duration::from_secs(3600);
 /// A checkpoint that a reader keeps from its end is tried again after this, and after so many times what it took.
 const CHECKPOINT_AGAIN: Duration = Duration::from_millis(500);
 const CHECKPOINT_REST: u32 = 20;
@@ -63,11 +62,14 @@ pub(super) struct SqliteStore<'c> {
     readers: Arc<Readers>,
     seen_version: i64,
     saved: Marks,
+    /// Where the disk has room.
+    checkpoint_pages: u32,
     checkpoint_at: u32,
     /// Pages of the log when those of the database were counted.
     counted_at: u32,
     /// While the log is long all the same.
     next_checkpoint: Instant,
+    litestream_told: Option<Instant>,
     purge: Purge,
     /// What `meta` says of the refusal of mail; none: not known.
     noted_refusal: Option<Option<i64>>,
@@ -86,6 +88,7 @@ impl<'c> SqliteStore<'c> {
     ) -> Result<SqliteStore<'c>> {
         let mut data_version = conn.prepare("PRAGMA data_version")?;
         let seen_version = data_version.query_row([], |row| row.get(0))?;
+        let checkpoint_pages = disk.map_or(CHECKPOINT_PAGES, |disk| disk.checkpoints.pages);
         Ok(SqliteStore {
             conn,
             disk,
@@ -109,9 +112,11 @@ impl<'c> SqliteStore<'c> {
             readers,
             seen_version,
             saved: Marks { last_id: 0, time: None },
-            checkpoint_at: CHECKPOINT_PAGES,
+            checkpoint_pages,
+            checkpoint_at: checkpoint_pages,
             counted_at: 0,
             next_checkpoint: Instant::now(),
+            litestream_told: None,
             purge: Purge::new(history),
             noted_refusal: None,
             operator_log_waits: true,
@@ -225,9 +230,9 @@ impl<'c> SqliteStore<'c> {
             return Ok(());
         }
         let tight = self.space.checkpoint_pages();
-        let threshold = tight.unwrap_or(CHECKPOINT_PAGES);
+        let threshold = tight.unwrap_or(self.checkpoint_pages);
         let start = Instant::now();
-        let result = self.copy_log(PASSIVE);
+        let result = self.copy_log_unless_copied(pages);
         self.next_checkpoint = Instant::now() + CHECKPOINT_AGAIN.max(start.elapsed() * CHECKPOINT_REST);
         // What a reader still looks at stays in the log; it is tried again when the log has grown by as much, and while
         // it is long.
@@ -238,6 +243,30 @@ impl<'c> SqliteStore<'c> {
             self.shorten_log(tight)?;
         }
         result.map(drop)
+    }
+
+    fn is_litestreams(&self) -> bool {
+        self.disk.is_some_and(|disk| disk.checkpoints.are_litestreams())
+    }
+
+    /// Where the log of so many pages is Litestream's to copy, that is told: it has not done so.
+    fn copy_log_unless_copied(&mut self, pages: u32) -> std::result::Result<bool, StoreFailure> {
+        if !self.is_litestreams() {
+            return self.copy_log(PASSIVE);
+        }
+        let (in_log, copied) =
+            checkpoints::copy(self.conn, NOOP).map_err(|error| self.space.judge(0, &error))?;
+        let all = in_log == copied && in_log >= 0 || self.copy_log(PASSIVE)?;
+        let is_told = self.litestream_told.is_some_and(|told| told.elapsed() < LITESTREAM_TOLD);
+        if in_log > copied && all && !is_told {
+            self.litestream_told = Some(Instant::now());
+            log::warn!(
+                "queue: Litestream has not copied the write-ahead log, which had {} MB, into the database: the relay \
+                 has, and Litestream will begin with a snapshot; see that it runs",
+                self.space.log_file_bytes(pages) >> 20
+            );
+        }
+        Ok(all)
     }
 
     /// Nothing is acknowledged that only a removed or overwritten file has.
@@ -258,6 +287,9 @@ impl<'c> SqliteStore<'c> {
     /// Gives the room of a long log back where the disk is nearly full. A part stays, for what must be written when not
     /// a byte is left.
     fn shorten_log(&mut self, tight: Option<u32>) -> std::result::Result<(), StoreFailure> {
+        if self.is_litestreams() {
+            return Ok(());
+        }
         let bytes = tight.map_or(LOG_FILE_BYTES, |pages| self.space.log_file_bytes(pages));
         let shorten = |store: &mut Self| -> Result<()> {
             store.conn.pragma_update(None, "journal_size_limit", i64::try_from(bytes).unwrap_or(i64::MAX))?;
@@ -278,7 +310,8 @@ impl<'c> SqliteStore<'c> {
                 _ => checkpoints::copy(self.conn, mode),
             };
             match copied.map_err(|error| self.space.judge(0, &error)) {
-                Ok((in_log, copied)) => return Ok(in_log == copied),
+                // Neither is known while another process has the lock.
+                Ok((in_log, copied)) => return Ok(in_log == copied && in_log >= 0),
                 Err(StoreFailure::Full(why)) if self.space.give_ballast(&why) => {}
                 Err(failure) => return Err(failure),
             }
@@ -300,7 +333,7 @@ impl<'c> SqliteStore<'c> {
         if let Some(tight) = self.space.checkpoint_pages() {
             self.checkpoint_at = self.checkpoint_at.min(tight);
         }
-        let is_long = self.space.log_pages() >= CHECKPOINT_PAGES || self.space.refuses_mail();
+        let is_long = self.space.log_pages() >= self.checkpoint_pages || self.space.refuses_mail();
         if is_long && self.space.log_pages() > 0 && Instant::now() >= self.next_checkpoint {
             self.checkpoint_at = 0;
             self.checkpoint_if_long()?;
@@ -412,6 +445,9 @@ impl Store for SqliteStore<'_> {
     fn close(&mut self) -> std::result::Result<(), StoreFailure> {
         self.files_are_there()?;
         self.readers.close();
+        if self.is_litestreams() {
+            return Ok(());
+        }
         // Others may be reading: then the log stays, and the next start finds it.
         self.copy_log("TRUNCATE")?;
         let set = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);

@@ -182,8 +182,11 @@ fn accept(queue: &Queue, to: &str, received_at: i64) {
 fn a_refused_connection_while_the_clock_is_ahead_holds_mail_no_longer_than_its_wait() {
     for ahead in [3_600, 365 * 86_400] {
         let folder = tempfile::tempdir().unwrap();
-        let settings =
-            QueueSettings { path: folder.path().join("queue.db"), history: Duration::from_secs(60) };
+        let settings = QueueSettings {
+            path: folder.path().join("queue.db"),
+            history: Duration::from_secs(60),
+            litestream: false,
+        };
         let (events_in, events) = crossbeam_channel::unbounded();
         let (queue, _writer) = Queue::open(&settings, events_in).unwrap();
         let now = Clock::system().now();

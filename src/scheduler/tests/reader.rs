@@ -16,7 +16,7 @@ fn a_kick_leaves_the_row_by_which_people_see_that_a_domain_is_fetched() {
 /// A queue with so many newsletters for `big.test`, then a message of ordinary and one of high priority.
 fn queue_with_newsletters(folder: &std::path::Path, count: i64) -> (Queue, Receiver<Event>) {
     let path = folder.join("queue.db");
-    let settings = QueueSettings { path, history: Duration::from_secs(60) };
+    let settings = QueueSettings { path, history: Duration::from_secs(60), litestream: false };
     let (events_in, events) = crossbeam_channel::unbounded();
     let (queue, writer) = Queue::open(&settings, events_in).unwrap();
     let accept = |received_at: i64, to: &[String], priority: i64| {

@@ -13,8 +13,9 @@ use crate::maillog::{self, Refused};
 use crate::queue::{MessageId, NewMessage, Origin};
 
 use crate::submission::limits::quotas::QuotaShare;
-use crate::submission::message::header::{self, HeaderReader, Protocol, Trace};
+use crate::submission::message::header::{self, HeaderReader};
 use crate::submission::message::returns;
+use crate::submission::message::trace::{self, Protocol, Trace};
 use crate::submission::ports::MessageQueue;
 use crate::submission::replies;
 
@@ -223,10 +224,10 @@ impl<'a> Intake<'a> {
             for_only,
             at: self.submitted.at,
         };
-        if let Some(added) = header::added_message_id(&header, &trace) {
+        if let Some(added) = trace::added_message_id(&header, &trace) {
             self.labels.message_id = Some(added);
         }
-        self.buffer = header::fix(&self.buffer, &header, &trace);
+        self.buffer = trace::fix(&self.buffer, &header, &trace);
         let handling = &mut self.submitted.envelope.handling;
         // RFC 8689 §5: REQUIRETLS comes before it.
         handling.tls_optional = header.tls_is_optional() && !handling.require_tls;

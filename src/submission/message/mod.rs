@@ -5,3 +5,4 @@ pub(in crate::submission) mod content;
 pub(in crate::submission) mod header;
 pub(in crate::submission) mod intake;
 mod returns;
+pub(in crate::submission) mod trace;

@@ -11,8 +11,8 @@ use crate::mail::{Envelope, Reply};
 
 use crate::submission::message::chunk::ChunkReader;
 use crate::submission::message::content::DataReader;
-use crate::submission::message::header::Protocol;
 use crate::submission::message::intake::{Intake, Submitted};
+use crate::submission::message::trace::Protocol;
 use crate::submission::protocol::dispatch;
 use crate::submission::protocol::state::State;
 use crate::submission::replies;

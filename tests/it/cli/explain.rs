@@ -16,7 +16,7 @@ fn settings(server: &DnsServer, routes: Vec<Route>) -> Settings {
     let routes = Arc::new(Routes(routes));
     Settings {
         hostname: hostname.clone(),
-        queue: QueueSettings { path: "queue.db".into(), history: Duration::ZERO },
+        queue: QueueSettings { path: "queue.db".into(), history: Duration::ZERO, litestream: false },
         submission: SubmissionSettings {
             hostname: hostname.clone(),
             listen: Vec::new(),

@@ -35,7 +35,8 @@ fn row(of: &Value, names: &[&str]) -> String {
 fn stage() -> (Relay, Vec<Question>) {
     let relay = Relay::prepare(Config::new().route(ROUTE));
     let path = relay.path("queue.db");
-    let settings = QueueSettings { path: path.clone(), history: Duration::from_secs(30 * 86_400) };
+    let settings =
+        QueueSettings { path: path.clone(), history: Duration::from_secs(30 * 86_400), litestream: false };
     let (_queue, writer) = Queue::open(&settings, crossbeam_channel::unbounded().0).unwrap();
     writer.stop().unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();

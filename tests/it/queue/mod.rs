@@ -7,5 +7,6 @@ mod damage;
 mod explainability;
 pub mod files;
 pub mod full_disk;
+mod litestream;
 mod other_writers;
 mod suspended;

@@ -130,7 +130,7 @@ impl Site {
 fn open(folder: &tempfile::TempDir) -> (Queue, WriterHandle, Receiver<Event>) {
     let path = folder.path().join("queue.db");
     let (sender, events) = unbounded();
-    let settings = QueueSettings { path, history: Duration::from_secs(60) };
+    let settings = QueueSettings { path, history: Duration::from_secs(60), litestream: false };
     let (queue, writer) = Queue::open(&settings, sender).unwrap();
     (queue, writer, events)
 }

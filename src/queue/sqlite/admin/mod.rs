@@ -40,8 +40,8 @@ use super::failure::{explain, is_full};
 use super::files::{in_use_by, may_use, real};
 use super::readers::open_reader;
 use super::{
-    backoffs, counts, dialogues, filter, host_settings, integrity, logins, migrate, operator_log, routes,
-    space, sts_policies, suspensions, tls_results,
+    backoffs, checkpoints, counts, dialogues, filter, host_settings, integrity, logins, migrate,
+    operator_log, routes, space, sts_policies, suspensions, tls_results,
 };
 
 #[cfg(test)]
@@ -88,6 +88,9 @@ fn open(path: &Path, write: bool) -> rusqlite::Result<Connection> {
     let pragmas = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; PRAGMA wal_autocheckpoint = 0";
     conn.execute_batch(if write { pragmas } else { "" })?;
     conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    if write {
+        checkpoints::leave_them_to_litestream(&conn)?;
+    }
     Ok(conn)
 }
 

@@ -4,6 +4,7 @@ mod clock_set_back;
 mod files;
 mod flow;
 mod gauges;
+mod litestream;
 mod odd_rows;
 mod people;
 mod policies;
@@ -52,7 +53,7 @@ struct Bench {
 }
 
 fn settings(path: PathBuf) -> QueueSettings {
-    QueueSettings { path, history: Duration::from_secs(3600) }
+    QueueSettings { path, history: Duration::from_secs(3600), litestream: false }
 }
 
 impl Bench {

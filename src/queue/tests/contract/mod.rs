@@ -40,7 +40,11 @@ struct Directory(tempfile::TempDir);
 impl Place for Directory {
     fn open(&self) -> Result<Box<dyn OpenStore>, QueueError> {
         let path = self.0.path().join("queue.db");
-        Ok(Box::new(Database::open(&QueueSettings { path, history: Duration::from_secs(3600) })?))
+        Ok(Box::new(Database::open(&QueueSettings {
+            path,
+            history: Duration::from_secs(3600),
+            litestream: false,
+        })?))
     }
 
     fn admin(&self) -> Box<dyn AdminStore> {
