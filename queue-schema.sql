@@ -475,17 +475,23 @@ FROM recipients r;
 -- Which recipients wait behind which suspension; one that is under several has a row for each.
 CREATE VIEW suspended AS
 SELECT s.kind, s.value, s.since, s.until, s.reason, r.id AS recipient_id, r.message_id, r.address
-FROM suspensions s
-CROSS JOIN recipients r
+FROM recipients r
 CROSS JOIN messages m ON m.id = r.message_id
-WHERE (s.until IS NULL OR s.until > unixepoch())
-  AND r.state = 'queued' AND r.bounce_requested_at IS NULL
-  AND CASE s.kind
-      WHEN 'domain' THEN s.value IN (r.domain, '*')
-          OR s.value LIKE '*.%' AND length(r.domain) >= length(s.value)
-             AND substr(r.domain, 1 - length(s.value)) = substr(s.value, 2)
-      WHEN 'user' THEN m.user = s.value
-      ELSE m.tag = s.value END;
+-- A few look-ups for a recipient, however many suspensions there are.
+CROSS JOIN suspensions s ON s.kind = 'user' AND s.value = m.user
+    OR s.kind = 'tag' AND s.value = m.tag
+    OR s.kind = 'domain' AND s.value IN (r.domain, '*')
+    OR s.kind = 'domain' AND s.value IN (  -- *.b.test and *.test for a.b.test
+        WITH RECURSIVE below (value, rest) AS (
+            SELECT NULL, r.domain
+            WHERE EXISTS (SELECT 1 FROM suspensions WHERE kind = 'domain' AND value BETWEEN '*.' AND '*/')
+            UNION ALL
+            SELECT '*' || substr(rest, instr(rest, '.')), substr(rest, instr(rest, '.') + 1)
+            FROM below WHERE instr(rest, '.') > 0)
+        SELECT value FROM below)
+WHERE EXISTS (SELECT 1 FROM suspensions)
+  AND (s.until IS NULL OR s.until > unixepoch())
+  AND r.state = 'queued' AND r.bounce_requested_at IS NULL;
 
 -- Waiting recipients, one row each, with readable times.
 CREATE VIEW queue AS
@@ -530,7 +536,9 @@ SELECT d.domain,
        d.held,
        datetime(d.oldest, 'unixepoch') AS oldest,
        CASE WHEN EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
-            ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt
+            WHEN d.next_attempt IS NULL AND d.suspended > 0 THEN 'suspended'  -- all that is not held
+            ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END AS next_attempt,
+       d.suspended
 FROM (SELECT r.domain,
              count(*) AS total,
              sum(unixepoch() - m.received_at < 300) AS under_5m,
@@ -540,9 +548,11 @@ FROM (SELECT r.domain,
              sum(unixepoch() - m.received_at >= 86400) AS older,
              sum(r.state = 'held') AS held,
              min(m.received_at) AS oldest,
-             min(CASE WHEN r.state = 'queued' THEN r.next_attempt_at END) AS next_attempt
+             count(s.recipient_id) AS suspended,
+             min(CASE WHEN r.state = 'queued' AND s.recipient_id IS NULL THEN r.next_attempt_at END) AS next_attempt
       FROM recipients r
       JOIN messages m ON m.id = r.message_id
+      LEFT JOIN (SELECT DISTINCT recipient_id FROM suspended) s ON s.recipient_id = r.id
       GROUP BY r.domain) d
 LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
     AND l.backoff_until > unixepoch()

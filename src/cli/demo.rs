@@ -317,7 +317,7 @@ impl Stage {
     fn show(&self, words: &[&str]) -> anyhow::Result<()> {
         let mut shown = Vec::new();
         let command = QueueCommand::try_parse_from([&["queue"], words].concat())?;
-        super::queue::run(&command.args, &self.settings.queue.path, &mut shown)?;
+        super::queue::run(&command.args, None, &self.settings.queue.path, &mut shown)?;
         tell!("{}", Look::of_stdout().heading(&format!("$ postrider queue {}", words.join(" "))));
         tell!("{}", String::from_utf8_lossy(&shown).trim_end());
         Ok(())

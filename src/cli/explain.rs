@@ -134,7 +134,7 @@ fn suspended_words(rows: &[Suspension], domain: &Domain, user: Option<&str>) -> 
     };
     let is_meant = |row: &&Suspension| match row.whose {
         Whose::Tag(_) => true,
-        _ => row.whose.means(domain.as_str(), user, None),
+        _ => row.whose.covers(domain.as_str(), user, None),
     };
     rows.iter().filter(is_meant).map(words).collect()
 }

@@ -172,7 +172,7 @@ enum Command {
 fn queue_command(config: Option<&Path>, arguments: &queue::QueueArgs) -> anyhow::Result<()> {
     let path = config::queue_path(config)?;
     let mut answer = Vec::new();
-    let outcome = queue::run(arguments, &path, &mut answer);
+    let outcome = queue::run(arguments, config, &path, &mut answer);
     // What was found out before a failure is the reason for it.
     output::print_bytes(&answer)?;
     match outcome {

@@ -236,11 +236,16 @@ pub enum QueueCommandError {
     Output(#[from] io::Error),
 }
 
-/// Does what `args` say with the queue at `path`.
+/// Does what `args` say with the queue at `path`, whose `config` this is.
 ///
 /// # Errors
 /// One line for standard error; exit code 1.
-pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<(), QueueCommandError> {
+pub fn run(
+    args: &QueueArgs,
+    config: Option<&Path>,
+    path: &Path,
+    out: &mut impl io::Write,
+) -> Result<(), QueueCommandError> {
     let (now, look) = (Clock::system().now(), Look::of_stdout());
     let answer = match &args.verb {
         Verb::List { filters, state, limit, json } => {
@@ -294,7 +299,7 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
             let summary = Admin::to_read(path)?.summary_of(&filters.filter(&[], None), *limit)?;
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
-        Verb::Suspended(verb) => suspend::run(verb, path, now, look)?,
+        Verb::Suspended(verb) => suspend::run(verb, (config, path), now, look)?,
         Verb::Kick(selection) => return change::change(path, selection, (Action::Kick, None), look, out),
         Verb::Hold { selection, reason } => {
             return change::change(path, selection, (Action::Hold, reason.as_deref()), look, out);
@@ -307,6 +312,14 @@ pub fn run(args: &QueueArgs, path: &Path, out: &mut impl io::Write) -> Result<()
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
+    let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
+    Ok(match json {
+        true => json_lines(&kicks, total),
+        false => text::kicks(&kicks, look) + &more(kicks.len(), total),
+    })
 }
 
 fn show(
@@ -453,7 +466,8 @@ mod tests {
     #[test]
     fn a_queue_that_is_not_there_is_said_so_in_one_line() {
         let args = parse(&["list"]).unwrap();
-        let error = run(&args, Path::new("/nonexistent/queue.db"), &mut Vec::new()).unwrap_err().to_string();
+        let error =
+            run(&args, None, Path::new("/nonexistent/queue.db"), &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/queue.db") && error.contains("postrider serve"), "{error}");
         assert!(!error.contains('\n'));
     }

@@ -13,13 +13,14 @@ pub use super::admin_rows::{
     Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
     FinishedMessage, HostLine, HowToRestore, LaneLine, Line, LoginFailureLine, OldestLine, Order, Recovered,
     RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary,
-    Suspended, SuspendedBy, SuspensionLine, Try,
+    Try,
 };
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::gauge_rows::Fill;
 pub use super::held::{HELD_BY, HeldCount};
 pub use super::operator_rows::{Change, KickLine, OperatorLine};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
+pub use super::suspension::{Suspended, SuspendedBy, SuspensionLine};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};
 
 /// An operator's connection: what it looks at and changes is in [`AdminStore`].

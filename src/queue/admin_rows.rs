@@ -9,6 +9,7 @@ use super::filter::{Action, Filter};
 use super::gauge_rows::Fill;
 use super::held::{HeldCount, held_words};
 use super::id::{MessageId, RecipientId};
+use super::suspension::{SuspendedBy, SuspensionLine};
 
 /// A change of recipients that were selected before: what [`Selected::ids`] gave, or some of it.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,8 @@ pub struct OldestLine {
     pub age: i64,
     /// How many wait.
     pub recipients: i64,
+    /// How many of these are suspended.
+    pub suspended: i64,
     /// Of a message: its sender.
     pub sender: Option<String>,
     /// What was said last, of its first recipient or of the lane; `(local)` before words of Postrider's own.
@@ -396,64 +399,6 @@ pub struct LaneLine {
     pub last_reply: String,
 }
 
-/// A row of `suspensions`.
-#[derive(Debug, Clone, Serialize)]
-pub struct SuspensionLine {
-    /// `domain`, `user` or `tag`.
-    pub kind: &'static str,
-    /// Which.
-    pub value: String,
-    /// UTC.
-    pub since: Option<String>,
-    /// UTC; none: until somebody resumes it.
-    pub until: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-    /// Who did it.
-    pub login: String,
-    /// How many recipients wait behind it.
-    pub recipients: i64,
-}
-
-/// A suspension that a recipient waits behind.
-#[derive(Debug, Clone, Serialize)]
-pub struct SuspendedBy {
-    /// `domain`, `user` or `tag`.
-    pub kind: String,
-    /// Which.
-    pub value: String,
-    /// UTC; none: until somebody resumes it.
-    pub until: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-}
-
-impl SuspendedBy {
-    /// For people: `tag bulk until …: wrong text`.
-    pub fn words(&self) -> String {
-        let SuspendedBy { kind, value, until, reason } = self;
-        let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
-        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!("{kind} {value} until {until}{reason}")
-    }
-}
-
-impl From<&SuspensionLine> for SuspendedBy {
-    fn from(line: &SuspensionLine) -> SuspendedBy {
-        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
-        SuspendedBy { kind: kind.to_owned(), value, until, reason }
-    }
-}
-
-/// What came of suspending something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Suspended {
-    /// How many recipients wait behind it.
-    pub recipients: i64,
-    /// The same was suspended before; this took its place.
-    pub replaced: bool,
-}
-
 /// A line of the view `queue_by_domain`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DomainLine {
@@ -473,8 +418,10 @@ pub struct DomainLine {
     pub older: i64,
     /// Held.
     pub held: i64,
-    /// UTC.
+    /// UTC; `suspended` where all that is not held is, `ATRN` where it is fetched.
     pub next_attempt: Option<String>,
+    /// Suspended.
+    pub suspended: i64,
 }
 
 /// Failed logins that have an effect now: a row of `login_failures`.

@@ -26,7 +26,7 @@ use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
     Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
-    Selected, Shown, Summary, Suspended, SuspensionLine,
+    Selected, Shown, Summary,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
@@ -40,7 +40,7 @@ use super::rows::{
     Asker, BackoffRow, Due, DueCursor, DueDomains, Expired, ExpiryCursor, Fetched, Kick, Kickable, Kicked,
     LaneCount, Over, PendingReports, Place, Sweep,
 };
-use super::suspension::{Suspension, Whose};
+use super::suspension::{Suspended, Suspension, SuspensionLine, Whose};
 use super::traffic_rows::{GroupBy, Traffic, Wanted};
 use super::{HostSetting, LoginRows, MessageId, RecipientId, StsPolicyRow, TlsReportDue};
 
@@ -159,9 +159,9 @@ pub trait Reads: Debug {
         limit: usize,
     ) -> Result<Vec<Due>, QueueError>;
 
-    /// The first that are due at `until` or before and have a priority above the normal one, the highest first.
-    /// However many others wait, they are not looked at.
-    fn urgent(&self, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
+    /// The first behind `after` (none: of all) that are due at `until` or before and have a priority above the normal
+    /// one, the highest first. However many others wait, they are not looked at.
+    fn urgent(&self, after: Option<Place>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError>;
 
     /// Of the next `max` domains after the name `after` those that have recipients (state `queued`) due at `until`
     /// or before. Costs a step a domain, however many recipients each has.
@@ -409,6 +409,9 @@ pub trait AdminStore: Debug {
 
     /// What is suspended, without a look at what waits.
     fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError>;
+
+    /// Whether mail of this user waits or is in history.
+    fn knows_user(&self, name: &str) -> Result<bool, QueueError>;
 
     /// How many of the recipients that the filter selects are suspended.
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError>;

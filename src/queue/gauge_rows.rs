@@ -62,6 +62,8 @@ pub struct DomainCount {
     pub backs_off: bool,
     /// A user fetches its mail (ATRN).
     pub is_fetched: bool,
+    /// Recipients that are suspended.
+    pub suspended: u64,
 }
 
 /// Numbers that cost next to nothing.

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::config::DomainPattern;
 use crate::mail::Domain;
 
@@ -92,7 +94,7 @@ impl Whose {
     }
 
     /// Whether mail for this domain, of this user or with this tag is meant.
-    pub fn means(&self, domain: &str, user: Option<&str>, tag: Option<&str>) -> bool {
+    pub fn covers(&self, domain: &str, user: Option<&str>, tag: Option<&str>) -> bool {
         match self {
             Whose::Domain(_) => self.pattern().is_some_and(|pattern| pattern.matches(domain)),
             Whose::User(name) => user == Some(name),
@@ -142,10 +144,7 @@ impl Suspensions {
     /// Those of these rows that count now.
     pub fn on(rows: Vec<Suspension>, now: i64) -> Suspensions {
         let rows = rows.into_iter().filter(|row| row.is_on(now)).take(SUSPENSIONS_MAX);
-        Suspensions::of(rows.map(|row| (row.whose.clone(), row)).collect())
-    }
-
-    fn of(rows: HashMap<Whose, Suspension>) -> Suspensions {
+        let rows: HashMap<Whose, Suspension> = rows.map(|row| (row.whose.clone(), row)).collect();
         let next_end = rows.values().filter_map(|row| row.until).min();
         Suspensions { rows, next_end }
     }
@@ -153,12 +152,6 @@ impl Suspensions {
     /// Whether one of them is over.
     pub fn has_ended(&self, now: i64) -> bool {
         self.next_end.is_some_and(|end| end <= now)
-    }
-
-    /// The same without those that are over.
-    pub fn without_ended(&self, now: i64) -> Suspensions {
-        let rows = self.rows.iter().filter(|(_, row)| row.is_on(now));
-        Suspensions::of(rows.map(|(whose, row)| (whose.clone(), row.clone())).collect())
     }
 
     /// Those of `self` that are not in `other` as they are here, in their order.
@@ -169,34 +162,113 @@ impl Suspensions {
         rows
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Whether this is suspended, for whatever reason.
     pub fn has(&self, whose: &Whose) -> bool {
         self.rows.contains_key(whose)
     }
 
-    /// Whether all mail for the domain is.
-    pub fn mean_domain(&self, domain: &str) -> bool {
-        let has = |value: String| self.has(&Whose::Domain(value));
-        let mut below = domain.match_indices('.').map(|(at, _)| format!("*{}", &domain[at..]));
-        !self.rows.is_empty() && (has(domain.to_owned()) || has("*".to_owned()) || below.any(has))
+    /// Those that mean all mail for the domain.
+    fn of_domain(&self, domain: &str) -> impl Iterator<Item = &Suspension> {
+        let below = domain.match_indices('.').map(|(at, _)| format!("*{}", &domain[at..]));
+        below
+            .chain([domain.to_owned(), "*".to_owned()])
+            .filter_map(|name| self.rows.get(&Whose::Domain(name)))
     }
 
-    /// Whether mail for the domain, or that was submitted so, is.
-    pub fn mean(&self, domain: &str, submitted: Option<&Submitted>) -> bool {
-        if self.rows.is_empty() {
-            return false;
-        }
-        let by = |name: &Option<String>, whose: fn(String) -> Whose| {
-            name.clone().is_some_and(|name| self.has(&whose(name)))
+    /// Those that mean mail for the domain, of this user, with this tag.
+    pub fn that_cover(
+        &self,
+        domain: &str,
+        user: Option<&str>,
+        tag: Option<&str>,
+    ) -> impl Iterator<Item = &Suspension> {
+        let by = |name: Option<&str>, whose: fn(String) -> Whose| {
+            name.and_then(|name| self.rows.get(&whose(name.to_owned())))
         };
-        submitted.is_some_and(|by_whom| by(&by_whom.user, Whose::User) || by(&by_whom.tag, Whose::Tag))
-            || self.mean_domain(domain)
+        by(user, Whose::User).into_iter().chain(by(tag, Whose::Tag)).chain(self.of_domain(domain))
+    }
+
+    /// Whether all mail for the domain is suspended.
+    pub fn cover_domain(&self, domain: &str) -> bool {
+        !self.is_empty() && self.of_domain(domain).next().is_some()
     }
 
     /// Whether this recipient waits behind one of them.
-    pub fn mean_due(&self, due: &Due) -> bool {
-        self.mean(due.domain.as_str(), due.submitted.as_deref())
+    pub fn cover(&self, due: &Due) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let by = due.submitted.as_deref();
+        let (user, tag) = (by.and_then(|by| by.user.as_deref()), by.and_then(|by| by.tag.as_deref()));
+        self.that_cover(due.domain.as_str(), user, tag).next().is_some()
     }
+}
+
+/// A row of `suspensions`, for people.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspensionLine {
+    /// `domain`, `user` or `tag`.
+    pub kind: &'static str,
+    /// Which.
+    pub value: String,
+    /// UTC.
+    pub since: Option<String>,
+    /// UTC; none: until somebody resumes it.
+    pub until: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who did it.
+    pub login: String,
+    /// How many recipients wait behind it.
+    pub recipients: i64,
+    /// When the first of these is past its lifetime and goes back to its sender, UTC.
+    pub expires: Option<String>,
+}
+
+/// A suspension that a recipient waits behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspendedBy {
+    /// `domain`, `user` or `tag`.
+    pub kind: String,
+    /// Which.
+    pub value: String,
+    /// UTC; none: until somebody resumes it.
+    pub until: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl SuspendedBy {
+    /// For people: `tag bulk until …: wrong text`.
+    pub fn words(&self) -> String {
+        let SuspendedBy { kind, value, until, reason } = self;
+        let until = until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
+        let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        format!("{kind} {value} until {until}{reason}")
+    }
+}
+
+impl From<&SuspensionLine> for SuspendedBy {
+    fn from(line: &SuspensionLine) -> SuspendedBy {
+        let SuspensionLine { kind, value, until, reason, .. } = line.clone();
+        SuspendedBy { kind: kind.to_owned(), value, until, reason }
+    }
+}
+
+/// What came of suspending something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Suspended {
+    /// How many recipients wait behind it.
+    pub recipients: i64,
+    /// When the first of these is past its lifetime, Unix seconds.
+    pub expires_at: Option<i64>,
+    /// The same was suspended before; this took its place.
+    pub replaced: bool,
 }
 
 #[cfg(test)]
@@ -225,8 +297,8 @@ mod tests {
             let suspensions = Suspensions::on(vec![row(whose.clone(), None)], 5);
             for (domains, is_meant) in [(meant, true), (others, false)] {
                 for domain in domains {
-                    assert_eq!(suspensions.mean_domain(domain), is_meant, "{pattern} {domain}");
-                    assert_eq!(whose.means(domain, None, None), is_meant, "{pattern} {domain}");
+                    assert_eq!(suspensions.cover_domain(domain), is_meant, "{pattern} {domain}");
+                    assert_eq!(whose.covers(domain, None, None), is_meant, "{pattern} {domain}");
                 }
             }
         }
@@ -240,14 +312,17 @@ mod tests {
         let rows = vec![row(Whose::User("app".to_owned()), None), row(Whose::Tag("bulk".to_owned()), None)];
         let suspensions = Suspensions::on(rows, 5);
         for (submitted, wanted) in [
-            (by("app", ""), true),
-            (by("other", "bulk"), true),
-            (by("bulk", "app"), false),
-            (by("App", "Bulk"), false),
+            (by("app", ""), 1),
+            (by("other", "bulk"), 1),
+            (by("app", "bulk"), 2),
+            (by("bulk", "app"), 0),
+            (by("App", "Bulk"), 0),
         ] {
-            assert_eq!(suspensions.mean("a.test", Some(&submitted)), wanted, "{submitted:?}");
+            let (user, tag) = (submitted.user.as_deref(), submitted.tag.as_deref());
+            assert_eq!(suspensions.that_cover("a.test", user, tag).count(), wanted, "{submitted:?}");
         }
-        assert!(!suspensions.mean("app", None) && !suspensions.mean_domain("bulk"));
+        assert!(suspensions.that_cover("app", None, None).next().is_none());
+        assert!(!suspensions.cover_domain("bulk"));
         assert!(Whose::from_words("user", "").is_none() && Whose::from_words("lane", "a").is_none());
     }
 
@@ -257,8 +332,7 @@ mod tests {
         let rows = vec![row(app.clone(), Some(10)), row(bulk.clone(), None)];
         let at_5 = Suspensions::on(rows.clone(), 5);
         assert!(at_5.has(&app) && !at_5.has_ended(9) && at_5.has_ended(10));
-        let at_10 = at_5.without_ended(10);
-        assert_eq!(at_10, Suspensions::on(rows, 10));
+        let at_10 = Suspensions::on(rows, 10);
         assert!(!at_10.has(&app) && at_10.has(&bulk) && !at_10.has_ended(i64::MAX));
         assert_eq!(at_5.not_in(&at_10), [row(app.clone(), Some(10))]);
         // Another end of the same is something else.

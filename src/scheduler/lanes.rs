@@ -116,6 +116,8 @@ pub struct Lanes {
     to_refill: VecDeque<Arc<str>>,
     /// Every recipient that waits here or is in flight.
     known: HashMap<RecipientId, RecipientEntry>,
+    /// How often something urgent was left to the database: what was known of the urgent there no longer holds then.
+    urgent_left: u64,
     /// Jobs that only bounce what is past its lifetime; they need no host and go first.
     expired: VecDeque<Job>,
     waiting: usize,
@@ -145,6 +147,7 @@ impl Lanes {
             wakes: BTreeSet::new(),
             to_refill: VecDeque::new(),
             known: HashMap::new(),
+            urgent_left: 0,
             expired: VecDeque::new(),
             waiting: 0,
         }

@@ -12,7 +12,8 @@ use crate::clock::{Moment, STEP_SECS};
 use crate::config::atrn;
 use crate::mail::Priority;
 use crate::queue::{
-    Due, DueCursor, Event, ExpiryCursor, Kick, Over, QueueError, Reads, RecipientId, Suspension, Suspensions,
+    Due, DueCursor, Event, ExpiryCursor, Kick, Over, Place, QueueError, Reads, RecipientId, Suspension,
+    Suspensions,
 };
 
 use super::lanes::{Lanes, Refill, just_before};
@@ -73,6 +74,7 @@ pub(crate) struct Reader {
     expiry: Option<ExpiryCursor>,
     next_expiry: i64,
     sweep: Sweep,
+    urgent: Urgent,
     /// Another process wrote to the database. A lane whose row it deleted no longer backs off.
     backoffs_changed: bool,
     /// The same, perhaps to `suspensions`.
@@ -96,6 +98,7 @@ impl Reader {
             expiry: None,
             next_expiry: i64::MIN,
             sweep: Sweep::new(at.steady),
+            urgent: Urgent::default(),
             backoffs_changed: false,
             suspensions_changed: false,
             looked_at: at,
@@ -106,7 +109,7 @@ impl Reader {
     /// can bring work.
     pub(crate) fn patience(&self, lanes: &Mutex<Lanes>, at: Moment) -> Duration {
         let lanes = lock(lanes);
-        if lanes.has_refills() || self.survey.is_some() {
+        if lanes.has_refills() || self.survey.is_some() || self.urgent.is_on_its_way {
             return Duration::ZERO;
         }
         let wakes = self.next_due <= at.now || lanes.next_wake().is_some_and(|wake| wake <= at.steady);
@@ -177,6 +180,7 @@ impl Reader {
         self.cursor = DueCursor::default();
         self.next_due = i64::MIN;
         self.survey = None;
+        self.urgent = Urgent::default();
     }
 
     /// Reads the recipients that have come due since the last look, fills lanes that run low, and finds recipients
@@ -201,11 +205,17 @@ impl Reader {
             let rows = rows.backoffs()?;
             self.backoffs_changed = !lock(lanes).end_backoff_without_row(&rows, steady);
         }
+        // What had ended by the clock before may be in force by this one.
+        self.suspensions_changed |= set_back_from.is_some();
         let (suspended, resumed) = self.see_suspensions(rows, lanes, now)?;
         let woken = lock(lanes).wake(steady);
         let mut looked = Looked { over: woken, forgotten: 0, set_back_from, suspended, resumed };
         if self.next_due <= now {
             self.read_due(rows, lanes, ready, at)?;
+        }
+        if self.urgent.is_on_its_way {
+            self.read_urgent(rows, lanes, at)?;
+            ready();
         }
         if let Some(after) = self.survey.take() {
             self.survey = survey(rows, lanes, self.portions, &after, at)?;
@@ -218,7 +228,8 @@ impl Reader {
             ready();
         }
         if !of_many.is_empty() {
-            let found = rows_of_lanes(rows, lanes, self.portions, &of_many, now)?;
+            let urgent = self.urgent.read(rows, lanes, self.portions, now)?;
+            let found = rows_of_lanes(rows, lanes, self.portions, &of_many, urgent, now)?;
             let mut locked = lock(lanes);
             for (refill, (found, searched)) in of_many.iter().zip(found) {
                 locked.refilled(refill, found, searched, steady);
@@ -254,10 +265,7 @@ impl Reader {
         if !self.suspensions_changed && !lock(lanes).suspensions().has_ended(now) {
             return Ok((Vec::new(), Vec::new()));
         }
-        let is = match self.suspensions_changed {
-            true => Suspensions::on(rows.suspensions(now)?, now),
-            false => lock(lanes).suspensions().without_ended(now),
-        };
+        let is = Suspensions::on(rows.suspensions(now)?, now);
         self.suspensions_changed = false;
         let was = lock(lanes).set_suspensions(is.clone());
         let (suspended, ended) = (is.not_in(&was), was.not_in(&is));
@@ -269,6 +277,18 @@ impl Reader {
         Ok((suspended, resumed))
     }
 
+    fn read_urgent(
+        &mut self,
+        rows: &dyn Reads,
+        lanes: &Mutex<Lanes>,
+        Moment { now, steady }: Moment,
+    ) -> Result<(), QueueError> {
+        let urgent = self.urgent.read(rows, lanes, self.portions, now)?;
+        let mut locked = lock(lanes);
+        urgent.into_iter().for_each(|due| locked.add(due, steady));
+        Ok(())
+    }
+
     fn read_due(
         &mut self,
         rows: &dyn Reads,
@@ -278,9 +298,7 @@ impl Reader {
     ) -> Result<(), QueueError> {
         if self.cursor == DueCursor::default() {
             // A read from the start may take many pages, so urgent recipients are read first.
-            let urgent = rows.urgent(now, self.portions.page * self.portions.pages)?;
-            let mut locked = lock(lanes);
-            urgent.into_iter().for_each(|due| locked.add(due, steady));
+            self.read_urgent(rows, lanes, Moment { now, steady })?;
         }
         for _ in 0..self.portions.pages {
             let page = rows.due(self.cursor, now, self.portions.page)?;
@@ -329,6 +347,52 @@ fn fill(rows: &dyn Reads, lanes: &Mutex<Lanes>, refill: &Refill, at: Moment) -> 
     Ok(())
 }
 
+/// How far the urgent are read.
+#[derive(Debug, Default)]
+pub(super) struct Urgent {
+    /// Those before this place are suspended: they stay where they are, and are not read each time.
+    passed: Option<Place>,
+    /// So far there were only such, and more are to be read.
+    is_on_its_way: bool,
+    /// [`Lanes::urgent_left`] when that was seen.
+    left: u64,
+}
+
+impl Urgent {
+    /// The first of them that are due and not suspended, a look's rows at most.
+    pub(super) fn read(
+        &mut self,
+        rows: &dyn Reads,
+        lanes: &Mutex<Lanes>,
+        portions: Portions,
+        now: i64,
+    ) -> Result<Vec<Due>, QueueError> {
+        let left = lock(lanes).urgent_left();
+        if self.left != left {
+            *self = Urgent { left, ..Urgent::default() };
+        }
+        let (mut found, mut after) = (Vec::new(), self.passed);
+        self.is_on_its_way = false;
+        for _ in 0..portions.pages {
+            let page = rows.urgent(after, now, portions.page)?;
+            let next = page.last().filter(|_| page.len() == portions.page).map(Due::place);
+            let lanes = lock(lanes);
+            found.extend(page.into_iter().filter(|due| !lanes.is_suspended(due)));
+            drop(lanes);
+            let Some(next) = next else {
+                self.is_on_its_way = false;
+                break;
+            };
+            after = Some(next);
+            if found.is_empty() {
+                self.passed = after;
+            }
+            self.is_on_its_way = found.is_empty();
+        }
+        Ok(found)
+    }
+}
+
 /// Rows of a lane, and how far its rows are searched with them; none: all that are due.
 type Part = (Vec<Due>, Option<DueCursor>);
 
@@ -374,13 +438,14 @@ impl Search<'_> {
 }
 
 /// Reads rows of lanes that gather many domains each. They are picked out of all rows that are due, a part each time;
-/// one walk serves all these lanes, since each would meet the rows of the others. Urgent rows come first wherever they
+/// one walk serves all these lanes, since each would meet the rows of the others. The `urgent` come first wherever they
 /// stand, then, within this part, normal before low ones.
 pub(super) fn rows_of_lanes(
     rows: &dyn Reads,
     lanes: &Mutex<Lanes>,
     portions: Portions,
     refills: &[Refill],
+    urgent: Vec<Due>,
     now: i64,
 ) -> Result<Vec<Part>, QueueError> {
     let search = |refill| Search {
@@ -402,7 +467,7 @@ pub(super) fn rows_of_lanes(
         };
         rows.into_iter().filter_map(with_lane).collect::<Vec<(usize, Due)>>()
     };
-    for (at, due) in wanted(rows.urgent(now, portions.page * portions.pages)?) {
+    for (at, due) in wanted(urgent) {
         searches[at].urgent.insert(due.recipient);
         searches[at].enough += 1;
         searches[at].found.push(due);

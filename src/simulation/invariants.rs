@@ -78,7 +78,7 @@ impl World<'_> {
     fn is_suspended(&self, row: &Waits) -> bool {
         let by = row.submitted.as_ref();
         let (user, tag) = (by.and_then(|by| by.user.as_deref()), by.and_then(|by| by.tag.as_deref()));
-        self.suspended.iter().any(|other| other.whose.means(row.domain.as_str(), user, tag))
+        self.suspended.iter().any(|other| other.whose.covers(row.domain.as_str(), user, tag))
     }
 
     /// Gives a recipient that is due or past its lifetime although nothing keeps it from being tried or bounced.

@@ -8,10 +8,15 @@ use super::change::number;
 use super::{Look, QueueCommandError, json_line, json_lines, record};
 use crate::cli::table::table;
 use crate::cli::who::Who;
-use crate::config::duration_of;
+use crate::config::{self, duration_of};
 use crate::kit::text::{printable, utc};
+use crate::mail::labels::{self, BadTag, TAG_CHARS_MAX};
 use crate::queue::admin::{Admin, SuspensionLine};
 use crate::queue::{Suspension, Whose};
+use crate::submission::users;
+
+/// Where what is refused is explained.
+const HELP: &str = "see `postrider queue suspend --help`";
 
 /// Characters of a reason.
 const REASON_CHARS_MAX: usize = 200;
@@ -21,7 +26,8 @@ pub(super) enum SuspendVerb {
     /// Have what waits and what comes for a domain, of a user or with a tag wait until resumed
     ///
     /// No attempt is made for it, whatever is kicked, by ETRN or by ATRN; one that is under way ends as it ends. Its
-    /// lifetime goes on. What is suspended already gets the new end and reason.
+    /// lifetime goes on. What is suspended already gets the new end and reason. A domain can be a pattern; a user and a
+    /// tag are named in full.
     Suspend(SuspendArgs),
     /// Have what is suspended go on
     Resume(ResumeArgs),
@@ -36,12 +42,12 @@ pub(super) enum SuspendVerb {
 /// `now`: Unix seconds.
 pub(super) fn run(
     verb: &SuspendVerb,
-    path: &Path,
+    (config, path): (Option<&Path>, &Path),
     now: i64,
     look: Look,
 ) -> Result<String, QueueCommandError> {
     match verb {
-        SuspendVerb::Suspend(args) => suspend(&Admin::to_write(path)?, args, now),
+        SuspendVerb::Suspend(args) => suspend(&Admin::to_write(path)?, config, args, now),
         SuspendVerb::Resume(args) => resume(&Admin::to_write(path)?, args),
         SuspendVerb::Suspensions { json } => {
             let rows = Admin::to_read(path)?.suspensions()?;
@@ -104,18 +110,25 @@ pub(super) struct ResumeArgs {
 
 fn user(text: &str) -> Result<Whose, String> {
     in_full(text)?;
-    Whose::from_words("user", text).ok_or_else(|| "name a user".to_owned())
+    Whose::from_words("user", text).ok_or_else(|| format!("name a user; {HELP}"))
 }
 
+/// What no message can have would hold nothing.
 fn tag(text: &str) -> Result<Whose, String> {
     in_full(text)?;
-    Whose::from_words("tag", text).ok_or_else(|| "name a tag".to_owned())
+    match labels::tag(text.as_bytes()) {
+        Ok(Some(tag)) => Ok(Whose::Tag(tag)),
+        Ok(None) => Err(format!("name a tag; {HELP}")),
+        Err(BadTag) => Err(format!(
+            "no message can have this tag: {TAG_CHARS_MAX} ASCII letters, digits and ._-+:/@= at most; {HELP}"
+        )),
+    }
 }
 
 /// Filters take a pattern; who types one here would believe that the mail stands still.
 fn in_full(text: &str) -> Result<(), String> {
     match text.contains('*') {
-        true => Err("* is no pattern here: give the whole name, once for each".to_owned()),
+        true => Err(format!("* is no pattern here: give the whole name, once for each; {HELP}")),
         false => Ok(()),
     }
 }
@@ -135,7 +148,22 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
     }
 }
 
-fn suspend(admin: &Admin, args: &SuspendArgs, now: i64) -> Result<String, QueueCommandError> {
+/// Where nothing of a user waits that nobody has heard of, that is said: it may be a typing error.
+fn is_unknown(admin: &Admin, config: Option<&Path>, whose: &Whose) -> Result<bool, QueueCommandError> {
+    let Whose::User(name) = whose else { return Ok(false) };
+    // Who may not read the users file asks the queue alone.
+    let users =
+        config::load(config).ok().and_then(|loaded| users::list(&loaded.settings.submission.users_file).ok());
+    let is_listed = users.is_some_and(|users| users.iter().any(|user| user.name == *name));
+    Ok(!is_listed && !admin.knows_user(name)?)
+}
+
+fn suspend(
+    admin: &Admin,
+    config: Option<&Path>,
+    args: &SuspendArgs,
+    now: i64,
+) -> Result<String, QueueCommandError> {
     let Some(whose) = args.whose.whose().cloned() else { return Ok(String::new()) };
     let row = Suspension {
         whose,
@@ -147,8 +175,12 @@ fn suspend(admin: &Admin, args: &SuspendArgs, now: i64) -> Result<String, QueueC
     let done = admin.suspend(&row)?;
     let count = usize::try_from(done.recipients).unwrap_or(0);
     record(admin, "suspend", row.whose.to_string(), count, row.reason.as_deref());
+    let is_unknown = done.recipients == 0 && is_unknown(admin, config, &row.whose)?;
     if args.json {
-        return Ok(json_line(&done));
+        return Ok(json_line(&serde_json::json!({
+            "recipients": done.recipients, "expires": done.expires_at.map(utc), "replaced": done.replaced,
+            "unknown": is_unknown
+        })));
     }
     let until = match row.until {
         Some(until) => format!("until {} UTC", utc(until)),
@@ -156,9 +188,20 @@ fn suspend(admin: &Admin, args: &SuspendArgs, now: i64) -> Result<String, QueueC
     };
     let again = if done.replaced { "; it was suspended before, and this takes its place" } else { "" };
     let waits = if done.recipients == 1 { "waits" } else { "wait" };
+    let expires = match done.expires_at {
+        Some(at) => format!(", and the first of it expires {} UTC", utc(at)),
+        None => String::new(),
+    };
+    let whose = row.whose.to_string();
+    let whose = printable(whose.as_bytes());
+    let unknown = match is_unknown {
+        true => {
+            format!("(no {whose} is known: the users file, what waits and history have none of this name)\n")
+        }
+        false => String::new(),
+    };
     Ok(format!(
-        "{} is suspended {until}{again}; {} {waits} behind it\n",
-        printable(row.whose.to_string().as_bytes()),
+        "{whose} is suspended {until}{again}; {} {waits} behind it{expires}\n{unknown}",
         number(done.recipients, "recipient")
     ))
 }
@@ -196,11 +239,13 @@ pub(super) fn list(rows: &[SuspensionLine], look: Look) -> String {
             row.value.clone(),
             row.recipients.to_string(),
             or_dash(&row.since),
-            or_dash(&row.until),
+            row.until.clone().unwrap_or_else(|| "until resumed".to_owned()),
+            or_dash(&row.expires),
             row.login.clone(),
             or_dash(&row.reason),
         ]
     });
-    let head = ["SUSPENDED", "VALUE", "RECIPIENTS", "SINCE (UTC)", "UNTIL (UTC)", "BY", "REASON"];
+    let head =
+        ["SUSPENDED", "VALUE", "RECIPIENTS", "SINCE (UTC)", "UNTIL (UTC)", "EXPIRES (UTC)", "BY", "REASON"];
     table(look, &head, rows.collect())
 }

@@ -423,16 +423,25 @@ pub(super) fn oldest(lines: &[OldestLine], look: Look) -> String {
         return "nothing\n".to_owned();
     }
     let is_by_lane = lines.iter().all(|line| line.sender.is_none());
+    let are_suspended = lines.iter().any(|line| line.suspended > 0);
     let rows = lines.iter().map(|line| {
         let sender = line.sender.iter().map(|sender| format!("<{sender}>"));
         let of = [line.of.clone(), age(line.age), line.recipients.to_string()];
-        of.into_iter().chain(sender).chain([line.last_reply.clone().unwrap_or_default()]).collect()
+        let suspended = Some(line.suspended.to_string()).filter(|_| are_suspended);
+        of.into_iter()
+            .chain(suspended)
+            .chain(sender)
+            .chain([line.last_reply.clone().unwrap_or_default()])
+            .collect()
     });
-    let head = match is_by_lane {
-        true => &["LANE", "OLDEST", "RECIPIENTS", "LAST REPLY"][..],
-        false => &["ID", "AGE", "RECIPIENTS", "SENDER", "LAST REPLY"],
+    let mut head = match is_by_lane {
+        true => vec!["LANE", "OLDEST", "RECIPIENTS", "LAST REPLY"],
+        false => vec!["ID", "AGE", "RECIPIENTS", "SENDER", "LAST REPLY"],
     };
-    table(look, head, rows.collect())
+    if are_suspended {
+        head.insert(3, "SUSPENDED");
+    }
+    table(look, &head, rows.collect())
 }
 
 pub(super) fn kicks(kicks: &[KickLine], look: Look) -> String {

@@ -42,6 +42,8 @@ const QUEUE_BACKING_OFF: Def = gauge(
     Of::Things,
     "Recipients whose next attempt is due, but for the backoff of their lane",
 );
+const QUEUE_SUSPENDED: Def =
+    gauge("postrider_queue_suspended_recipients", Of::Things, "Recipients that wait behind a suspension");
 const QUEUE_OLDEST_DUE: Def = gauge(
     "postrider_queue_oldest_due",
     Of::Seconds,
@@ -221,6 +223,7 @@ pub(super) fn of_waiting(waiting: &Waiting, age: Duration) -> Vec<Family> {
         Family { def: QUEUE_RECIPIENTS, series: recipients.collect() },
         one(QUEUE_DUE, waiting.due),
         one(QUEUE_BACKING_OFF, waiting.backing_off),
+        one(QUEUE_SUSPENDED, waiting.suspended),
         one(QUEUE_OLDEST_DUE, waiting.oldest_due_secs),
         one(QUEUE_DOMAINS, waiting.domains),
         Family::by_label(QUEUE_DOMAIN_RECIPIENTS, "domain", top.chain([(OTHER, waiting.other)])),

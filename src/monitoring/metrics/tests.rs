@@ -118,6 +118,7 @@ fn scrape(counters: &Counters, domains: &[String]) -> [String; 2] {
             due_since: Some(0),
             backs_off: at % 3 == 0,
             is_fetched: at % 5 == 0,
+            suspended: 1,
         };
         waiting.add(count, 1 << 40);
         if at % 1_000 == 0 {

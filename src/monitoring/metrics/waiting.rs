@@ -32,6 +32,8 @@ pub(super) struct Waiting {
     pub(super) due: u64,
     /// The same, but that their lane backs off.
     pub(super) backing_off: u64,
+    /// Recipients that are suspended.
+    pub(super) suspended: u64,
     /// How long the first of those that are due has been so, in seconds.
     pub(super) oldest_due_secs: u64,
     /// Domains with the most recipients, the first [`SHOWN_MAX`].
@@ -65,6 +67,7 @@ impl Waiting {
 
     pub(super) fn add(&mut self, count: DomainCount, now: i64) {
         self.domains += 1;
+        self.suspended += count.suspended;
         match () {
             () if count.is_fetched => {}
             () if count.backs_off => self.backing_off += count.due,
@@ -195,6 +198,7 @@ mod tests {
             due_since,
             backs_off: false,
             is_fetched: false,
+            suspended: 0,
         }
     }
 

@@ -23,7 +23,9 @@ pub(super) fn section(html: &mut Html, rows: &[SuspensionLine]) {
         }
         let until = row.until.as_ref().map_or_else(|| "resumed".to_owned(), |until| format!("{until} UTC"));
         let since = row.since.as_deref().unwrap_or("-");
-        let words = format!("since {since} UTC \u{b7} until {until} \u{b7} by {}", row.login);
+        let expires =
+            row.expires.as_ref().map_or_else(String::new, |at| format!(" \u{b7} the first expires {at} UTC"));
+        let words = format!("since {since} UTC \u{b7} until {until} \u{b7} by {}{expires}", row.login);
         html.raw("<p class=\"small\">").text(&words).raw("</p></li>");
     }
     html.raw("</ul>");

@@ -77,6 +77,7 @@ fn snapshot() -> Snapshot {
                 reason: Some(HOSTILE.to_owned()),
                 login: HOSTILE.to_owned(),
                 recipients: 7_654,
+                expires: Some("2026-01-07 03:00:00".to_owned()),
             };
             12
         ],

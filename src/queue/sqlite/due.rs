@@ -80,6 +80,15 @@ pub(super) const DUE_OF_PRIORITY: &str = recipients_due!(
     "WHERE state = 'queued' AND recipients.priority <> 0 AND recipients.priority = ?1 AND next_attempt_at <= ?2
     AND bounce_requested_at IS NULL ORDER BY next_attempt_at, recipients.id LIMIT ?3"
 );
+// The same behind a place in it.
+pub(super) const PRIORITY_SAME_SECOND: &str = recipients_due!(
+    "WHERE state = 'queued' AND recipients.priority <> 0 AND recipients.priority = ?1 AND next_attempt_at = ?2
+    AND recipients.id > ?3 AND bounce_requested_at IS NULL ORDER BY recipients.id LIMIT ?4"
+);
+pub(super) const PRIORITY_LATER: &str = recipients_due!(
+    "WHERE state = 'queued' AND recipients.priority <> 0 AND recipients.priority = ?1 AND next_attempt_at > ?2
+    AND next_attempt_at <= ?3 AND bounce_requested_at IS NULL ORDER BY next_attempt_at, recipients.id LIMIT ?4"
+);
 pub(super) const NEXT_DOMAIN: &str = "SELECT min(domain) FROM recipients WHERE domain > ?1";
 pub(super) const OLDEST_OF_PRIORITY: &str = "
     SELECT next_attempt_at FROM recipients
@@ -154,10 +163,20 @@ pub(super) fn due_in_domain(
 }
 
 /// See [`crate::queue::Reads::urgent`].
-pub(super) fn urgent(conn: &Connection, until: i64, limit: usize) -> Result<Vec<Due>> {
-    let mut found = Vec::new();
-    for priority in (1..=9).rev() {
-        let rest = (limit - found.len().min(limit)) as i64;
+pub(super) fn urgent(conn: &Connection, after: Option<Place>, until: i64, limit: usize) -> Result<Vec<Due>> {
+    let (mut found, mut first) = (Vec::new(), Priority::HIGHEST.value());
+    let rest_after = |found: &Vec<Due>| limit.saturating_sub(found.len()) as i64;
+    if let Some((Reverse(priority), DueCursor { at, id })) = after {
+        let priority = priority.value();
+        first = priority.saturating_sub(1);
+        if id < i64::MAX && at <= until {
+            collect(conn, PRIORITY_SAME_SECOND, params![priority, at, id, limit as i64], &mut found)?;
+        }
+        let rest = rest_after(&found);
+        collect(conn, PRIORITY_LATER, params![priority, at, until, rest], &mut found)?;
+    }
+    for priority in (1..=first).rev() {
+        let rest = rest_after(&found);
         collect(conn, DUE_OF_PRIORITY, params![priority, until, rest], &mut found)?;
     }
     Ok(found)

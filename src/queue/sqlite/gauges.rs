@@ -22,8 +22,9 @@ const RECIPIENTS: &str = "
 /// Along the index, which has all that is asked for but what is suspended; a lane is looked up once for each domain.
 pub(super) const DOMAINS: &str = "
     SELECT d.domain, d.recipients, d.due, max(d.oldest, coalesce(l.backoff_until, 0)), l.backoff_until > ?1,
-           EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain)
-    FROM (SELECT domain, count(*) AS recipients, sum(state = 'queued' AND next_attempt_at <= ?1 AND NOT is_suspended) AS due,
+           EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain), d.suspended
+    FROM (SELECT domain, count(*) AS recipients, sum(is_suspended) AS suspended,
+                 sum(state = 'queued' AND next_attempt_at <= ?1 AND NOT is_suspended) AS due,
                  min(CASE WHEN state = 'queued' AND next_attempt_at <= ?1 AND NOT is_suspended THEN next_attempt_at END) AS oldest
           FROM recipients WHERE domain > ?2 GROUP BY domain ORDER BY domain LIMIT ?3) d
     LEFT JOIN backoffs l ON d.due > 0
@@ -85,6 +86,7 @@ pub(super) fn by_domain(conn: &Connection, after: &str, now: i64, limit: usize) 
                 due_since: odd::int(row, 3)?,
                 backs_off: odd::get(row, 4)?,
                 is_fetched: odd::get(row, 5)?,
+                suspended: number(row, 6)?,
             })
         })?
         .collect()

@@ -192,8 +192,8 @@ impl<S: Source> Reads for S {
         self.read(|conn| due::due_in_domain(conn, domain, after, until, limit))
     }
 
-    fn urgent(&self, until: i64, limit: usize) -> Answer<Vec<Due>> {
-        self.read(|conn| due::urgent(conn, until, limit))
+    fn urgent(&self, after: Option<Place>, until: i64, limit: usize) -> Answer<Vec<Due>> {
+        self.read(|conn| due::urgent(conn, after, until, limit))
     }
 
     fn due_domains(&self, after: &str, until: i64, max: usize) -> Answer<DueDomains> {

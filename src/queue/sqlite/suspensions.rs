@@ -1,10 +1,12 @@
 //! What is suspended: rows of the table `suspensions`. Few, and written by the command line or by hand.
 
+use std::collections::HashMap;
+
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, Result, Row, ToSql, params};
 
-use crate::queue::admin_rows::SuspensionLine;
 use crate::queue::shared::now_us;
-use crate::queue::suspension::{SUSPENSIONS_MAX, Suspension, Whose};
+use crate::queue::suspension::{SUSPENSIONS_MAX, Suspension, SuspensionLine, Suspensions, Whose};
 
 use super::odd;
 use super::settle::TIME_MAX;
@@ -12,27 +14,25 @@ use super::settle::TIME_MAX;
 const ROWS: &str = "SELECT kind, value, since, until, reason, login FROM suspensions";
 /// Those that count at ?1.
 const IS_ON: &str = "(until IS NULL OR until > ?1)";
-/// Of a row of `recipients`: as the view `suspended` has it, in a few look-ups however many suspensions there are; only
-/// those for all below a domain are walked. To be asked where there are some ([`if_any`]).
+/// Of a row of `recipients`, by the one rule ([`Suspensions::that_cover`]); the view `suspended` says the same in SQL.
 const IS_SUSPENDED: &str = "
-    (recipients.state = 'queued' AND recipients.bounce_requested_at IS NULL AND (
-        EXISTS (SELECT 1 FROM suspensions s WHERE s.kind = 'domain' AND s.value IN (recipients.domain, '*')
-                    AND (s.until IS NULL OR s.until > unixepoch()))
-        OR EXISTS (SELECT 1 FROM suspensions s WHERE s.kind = 'domain' AND s.value > '*.' AND s.value < '*/'
-                       AND (s.until IS NULL OR s.until > unixepoch())
-                       AND length(recipients.domain) >= length(s.value)
-                       AND substr(recipients.domain, 1 - length(s.value)) = substr(s.value, 2))
-        OR EXISTS (SELECT 1 FROM messages m CROSS JOIN suspensions s
-                   WHERE m.id = recipients.message_id AND s.kind = 'user' AND s.value = m.user
-                       AND (s.until IS NULL OR s.until > unixepoch()))
-        OR EXISTS (SELECT 1 FROM messages m CROSS JOIN suspensions s
-                   WHERE m.id = recipients.message_id AND s.kind = 'tag' AND s.value = m.tag
-                       AND (s.until IS NULL OR s.until > unixepoch()))))";
+    (recipients.state = 'queued' AND recipients.bounce_requested_at IS NULL
+     AND coalesce((SELECT is_covered(recipients.domain, m.user, m.tag) FROM messages m
+                   WHERE m.id = recipients.message_id), false))";
 
 /// The SQL with what its word `is_suspended` stands for; where nothing is suspended, that costs nothing.
 pub(super) fn if_any(conn: &Connection, sql: &str) -> Result<String> {
-    let is_any = count(conn, now_us() / 1_000_000)? > 0;
-    Ok(sql.replace("is_suspended", if is_any { IS_SUSPENDED } else { "false" }))
+    let now = now_us() / 1_000_000;
+    let suspensions = Suspensions::on(read(conn, now)?, now);
+    if suspensions.is_empty() {
+        return Ok(sql.replace("is_suspended", "false"));
+    }
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
+    conn.create_scalar_function("is_covered", 3, flags, move |context| {
+        let text = |at| context.get_raw(at).as_str().ok();
+        Ok(suspensions.that_cover(text(0).unwrap_or_default(), text(1), text(2)).next().is_some())
+    })?;
+    Ok(sql.replace("is_suspended", IS_SUSPENDED))
 }
 
 /// How long a row outlives its end.
@@ -66,10 +66,13 @@ pub(super) fn list(conn: &Connection, now: i64) -> Result<Vec<SuspensionLine>> {
     let utc = |at: i64| conn.query_row("SELECT datetime(?1, 'unixepoch')", [at], |row| row.get(0));
     let mut rows = read(conn, now)?;
     rows.sort_by(|one, other| one.whose.cmp(&other.whose));
+    let mut behind = behind(conn, &rows)?;
     rows.into_iter()
         .map(|row| {
+            let Behind { recipients, first_end } = behind.remove(&row.whose).unwrap_or_default();
             Ok(SuspensionLine {
-                recipients: waiting(conn, &row.whose)?,
+                recipients,
+                expires: first_end.map(utc).transpose()?.flatten(),
                 kind: row.whose.kind(),
                 value: row.whose.value().to_owned(),
                 since: utc(row.since)?,
@@ -81,36 +84,43 @@ pub(super) fn list(conn: &Connection, now: i64) -> Result<Vec<SuspensionLine>> {
         .collect()
 }
 
-/// How many recipients wait that it means; held ones wait for something else.
-pub(super) fn waiting(conn: &Connection, whose: &Whose) -> Result<i64> {
-    const WAITS: &str = "r.state = 'queued' AND r.bounce_requested_at IS NULL";
-    let by_message = |column: &str| {
-        format!("FROM messages m JOIN recipients r ON r.message_id = m.id WHERE m.{column} = ?1 AND {WAITS}")
-    };
-    let (from, value) = match whose {
-        Whose::Domain(value) if value == "*" => {
-            (format!("FROM recipients r WHERE ?1 = '*' AND {WAITS}"), value.as_str())
+/// What waits behind a suspension.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Behind {
+    /// Recipients; held ones wait for something else.
+    pub(super) recipients: i64,
+    /// When the first of them is past its lifetime, Unix seconds.
+    pub(super) first_end: Option<i64>,
+}
+
+/// What waits behind each. One walk through all that waits, however many there are; of one domain, through its own.
+pub(super) fn behind(conn: &Connection, rows: &[Suspension]) -> Result<HashMap<Whose, Behind>> {
+    let (of_domain, domain) = match rows {
+        [] => return Ok(HashMap::new()),
+        [Suspension { whose: Whose::Domain(name), .. }] if !name.starts_with('*') => {
+            ("r.domain = ?1", name.as_str())
         }
-        // Along the index of domains, and not one by one: as few steps as there are domains below it.
-        Whose::Domain(value) => match value.strip_prefix('*') {
-            Some(below) => {
-                let is_below = "substr(d, -length(?1)) = ?1 AND length(d) > length(?1)";
-                let domains = format!(
-                    "WITH RECURSIVE each(d) AS (
-                         SELECT min(domain) FROM recipients
-                         UNION ALL
-                         SELECT (SELECT min(domain) FROM recipients WHERE domain > each.d) FROM each
-                         WHERE each.d IS NOT NULL)
-                     SELECT d FROM each WHERE {is_below}"
-                );
-                (format!("FROM recipients r WHERE r.domain IN ({domains}) AND {WAITS}"), below)
-            }
-            None => (format!("FROM recipients r WHERE r.domain = ?1 AND {WAITS}"), value.as_str()),
-        },
-        Whose::User(value) => (by_message("user"), value.as_str()),
-        Whose::Tag(value) => (by_message("tag"), value.as_str()),
+        _ => ("?1 = ''", ""),
     };
-    conn.query_row(&format!("SELECT count(*) {from}"), [value], |row| row.get(0))
+    let sql = format!(
+        "SELECT r.domain, m.user, m.tag, m.ends_at FROM recipients r CROSS JOIN message_ends m ON m.id = r.message_id
+         WHERE r.state = 'queued' AND r.bounce_requested_at IS NULL AND {of_domain}"
+    );
+    // Those that are over too: somebody asks what they would mean.
+    let suspensions = Suspensions::on(rows.to_vec(), i64::MIN);
+    let mut found: HashMap<&Whose, Behind> = HashMap::new();
+    let mut statement = conn.prepare(&sql)?;
+    let mut waiting = statement.query([domain])?;
+    while let Some(row) = waiting.next()? {
+        let text = |at| row.get_ref(at).ok().and_then(|value| value.as_str().ok());
+        let end = odd::int(row, 3)?;
+        for one in suspensions.that_cover(text(0).unwrap_or_default(), text(1), text(2)) {
+            let behind = found.entry(&one.whose).or_default();
+            behind.recipients += 1;
+            behind.first_end = behind.first_end.into_iter().chain(end).min();
+        }
+    }
+    Ok(found.into_iter().map(|(whose, behind)| (whose.clone(), behind)).collect())
 }
 
 /// Writes one in the place of what was there; whether one was that counted.

@@ -10,7 +10,7 @@ use super::Lanes;
 impl Lanes {
     /// Whether [`Lanes::claim`] would take this recipient.
     pub fn may_claim(&self, due: &Due) -> bool {
-        self.atrn.contains(due.domain.as_str()) && !self.knows(due) && !self.suspensions.mean_due(due)
+        self.atrn.contains(due.domain.as_str()) && !self.knows(due) && !self.suspensions.cover(due)
     }
 
     /// The next job for somebody who fetches mail, from the front of `rows`; what is in flight already, or no longer

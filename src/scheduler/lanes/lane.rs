@@ -49,6 +49,9 @@ pub(super) struct Lane {
     pub(super) read_to: DueCursor,
     /// In a lane of one domain: what comes before this place is suspended, in line or in flight, and is not read again.
     pub(super) passed: Option<Place>,
+    /// From here its rows are read once more when the read under way is through or has filled the line: somebody may
+    /// have changed what it is past.
+    pub(super) again: Option<Place>,
     /// How often something was left to the database, so that a read that it crossed is known.
     pub(super) times_left: u64,
     /// Is in `to_refill`.

@@ -10,7 +10,11 @@
 //! one domain, which is read from its start, `passed` is how far its line is known to hold nothing but suspended
 //! recipients and such as are in memory: the next read begins there. So a lane walks once through what is suspended
 //! before the rest, a page a look, and other lanes are filled between two pages. `passed` moves back when the lane
-//! leaves a recipient to the database that comes before it, and is forgotten with the line.
+//! leaves a recipient to the database that comes before it, and is forgotten when the suspensions change.
+//!
+//! When another process writes, anything may have changed before that place, and after long reads nothing says what.
+//! Then the lane walks on, and again from the start (`again`) once it is through or its line is full: a process that
+//! writes every second must not have it begin anew each time.
 
 use crate::queue::{Due, Place, Suspensions};
 
@@ -21,6 +25,7 @@ impl Lanes {
     /// caller reads it again.
     pub fn set_suspensions(&mut self, suspensions: Suspensions) -> Suspensions {
         if suspensions != self.suspensions {
+            self.lanes.values_mut().for_each(|lane| (lane.passed, lane.again) = (None, None));
             self.forget_waiting();
         }
         std::mem::replace(&mut self.suspensions, suspensions)
@@ -31,9 +36,14 @@ impl Lanes {
         &self.suspensions
     }
 
+    /// How often something urgent was left to the database.
+    pub fn urgent_left(&self) -> u64 {
+        self.urgent_left
+    }
+
     /// Whether this recipient is.
     pub fn is_suspended(&self, due: &Due) -> bool {
-        self.suspensions.mean_due(due)
+        self.suspensions.cover(due)
     }
 
     /// Of the next rows of a domain, in their order: the last that is suspended and has nothing before it that a lane

@@ -56,7 +56,7 @@ impl Lanes {
     pub(super) fn line_up(&mut self, due: Due, in_order: bool, now: i64) {
         if self.known.contains_key(&due.recipient)
             || self.atrn.contains(due.domain.as_str())
-            || self.suspensions.mean_due(&due)
+            || self.suspensions.cover(&due)
         {
             return;
         }
@@ -122,26 +122,56 @@ impl Lanes {
         lane.read_to = if lane.more { lane.read_to.min(after) } else { after };
         lane.more = true;
         lane.times_left += 1;
+        let (Reverse(priority), _) = place;
+        self.urgent_left += u64::from(priority > Priority::NORMAL);
         self.request_refill(name);
+    }
+
+    /// Notes that the lane may have rows in the database behind `place`. Where its read has come past it, that goes on
+    /// first, and begins again afterwards: were it set back each time that somebody else writes, what stands behind
+    /// many that are suspended would never be reached.
+    fn may_have(&mut self, name: &Arc<str>, place: Place) {
+        let is_of_one = self.single_domain(name).is_some();
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        let (_, after) = place;
+        let is_past = match is_of_one {
+            true => lane.passed.is_some_and(|passed| place < passed),
+            false => after < lane.read_to,
+        };
+        if lane.more && is_past {
+            lane.again = Some(lane.again.map_or(place, |again| again.min(place)));
+            self.request_refill(name);
+        } else {
+            self.leave(name, place);
+        }
     }
 
     /// Notes that a domain has due recipients that may not be in memory, the first of them due at `oldest`.
     pub fn has_due(&mut self, domain: &Domain, oldest: i64, now: i64) {
-        self.leave_in(domain, (Reverse(Priority::HIGHEST), DueCursor::from(oldest.saturating_sub(1))), now);
+        if let Some(name) = self.lane_to_read(domain, now) {
+            self.may_have(&name, (Reverse(Priority::HIGHEST), DueCursor::from(oldest.saturating_sub(1))));
+        }
     }
 
     /// Notes that a domain has due recipients in the database behind `place`. The lane to which the domain belongs
     /// now will read them.
     pub(super) fn leave_in(&mut self, domain: &Domain, place: Place, now: i64) {
-        if self.atrn.contains(domain.as_str()) || self.suspensions.mean_domain(domain.as_str()) {
-            return;
+        if let Some(name) = self.lane_to_read(domain, now) {
+            self.leave(&name, place);
+        }
+    }
+
+    /// The lane that reads the domain's rows; none where nobody does.
+    fn lane_to_read(&mut self, domain: &Domain, now: i64) -> Option<Arc<str>> {
+        if self.atrn.contains(domain.as_str()) || self.suspensions.cover_domain(domain.as_str()) {
+            return None;
         }
         let name = self.lane_of(domain);
         let lane = self.lane_mut(&name, now);
         if lane.domain.is_none() && *name == *domain.as_str() {
             lane.domain = Some(domain.clone());
         }
-        self.leave(&name, place);
+        Some(name)
     }
 
     /// Puts a lane in `to_refill` if it runs low and may be filled.
@@ -180,7 +210,7 @@ impl Lanes {
             let passed = lane.passed;
             let domain = lane.domain.clone().or_else(|| self.single_domain(&name));
             let is_left = |domain: &Domain| {
-                self.suspensions.mean_domain(domain.as_str()) || self.lane_of(domain) != name
+                self.suspensions.cover_domain(domain.as_str()) || self.lane_of(domain) != name
             };
             if domain.as_ref().is_some_and(is_left) {
                 // Nothing of it may go. Or the lane dates from before a reload, and the mail of its domain waits in
@@ -218,6 +248,13 @@ impl Lanes {
         for due in rows {
             self.line_up(due, true, now);
         }
+        let room = self.window_size();
+        if let Some(lane) = self.lanes.get_mut(&refill.lane)
+            && (!lane.more || lane.waiting.len() >= room)
+            && let Some(place) = lane.again.take()
+        {
+            self.leave(&refill.lane, place);
+        }
         if refill.domain.is_some() && searched.is_some() && self.known.len() == before && !passes {
             // The read gave nothing new: recipients past their lifetime stand first. Try again in a second.
             self.wakes.insert((now + 1, refill.lane.clone()));
@@ -243,12 +280,12 @@ impl Lanes {
         self.leave(name, (Reverse(priority), first));
     }
 
-    /// Forgets all waiting recipients, but not those in flight. The caller reads them again from the database.
+    /// Forgets all waiting recipients, but not those in flight. The caller reads them again from the database: what
+    /// somebody changed before the place that a lane has passed is found so.
     pub fn forget_waiting(&mut self) {
         let mut names: Vec<Arc<str>> = self.lanes.keys().cloned().collect();
         names.sort_unstable(); // as in end_backoff
         for name in names {
-            self.lanes.entry(name.clone()).and_modify(|lane| lane.passed = None);
             self.return_to_database(&name);
         }
         for job in std::mem::take(&mut self.expired) {
@@ -265,14 +302,14 @@ impl Lanes {
     /// are suspended.
     pub fn will_read(&self, domain: &Domain) -> bool {
         self.atrn.contains(domain.as_str())
-            || self.suspensions.mean_domain(domain.as_str())
+            || self.suspensions.cover_domain(domain.as_str())
             || self.lanes.get(&self.lane_of(domain)).is_some_and(|lane| lane.more)
     }
 
     /// Whether a due recipient is accounted for: in line, in flight, to be fetched, suspended, or left to a lane that
     /// reads it.
     pub fn accounts_for(&self, due: &Due) -> bool {
-        self.knows(due) || self.suspensions.mean_due(due) || self.will_read(&due.domain)
+        self.knows(due) || self.suspensions.cover(due) || self.will_read(&due.domain)
     }
 
     /// How many recipients are in line, in all lanes.

@@ -21,7 +21,7 @@ use proptest::prelude::*;
 
 use super::Scheduler;
 use super::lanes::{LaneChange, Lanes};
-use super::reader::{Portions, Reader, rows_of_lanes};
+use super::reader::{Portions, Reader, Urgent, rows_of_lanes};
 use crate::clock::{Clock, Moment};
 use crate::config::{AtrnDomains, DomainPattern, QueueSettings, RelayHost, Route, Routes, SchedulerSettings};
 use crate::mail::{

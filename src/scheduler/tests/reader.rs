@@ -60,7 +60,10 @@ fn a_relay_s_lane_is_filled_with_the_urgent_first() {
     let fill = |room: usize| {
         let mut refill = refill.clone();
         refill.room = room;
-        rows_of_lanes(&*queue, &lanes, Portions::default(), &[refill], 9_000).unwrap().pop().unwrap()
+        rows_of_lanes(&*queue, &lanes, Portions::default(), &[refill], Vec::new(), 9_000)
+            .unwrap()
+            .pop()
+            .unwrap()
     };
     let (rows, searched) = fill(100);
     assert_eq!((priorities(&rows), rows.len()), (vec![4, 0, -3, -3], 100));

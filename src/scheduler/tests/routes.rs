@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::*;
 use crate::mail::tlsrpt;
@@ -26,15 +27,27 @@ impl Counted {
         Ok(found)
     }
 
-    fn pick(&self, limit: usize, is_wanted: impl Fn(&Due) -> bool) -> Result<Vec<Due>, QueueError> {
+    fn pick_by_place(
+        &self,
+        limit: usize,
+        after: Option<Place>,
+        is_wanted: impl Fn(&Due) -> bool,
+    ) -> Result<Vec<Due>, QueueError> {
         let rows = self.rows.borrow();
-        self.give(rows.values().filter(|due| is_wanted(due)).take(limit).cloned().collect())
+        let is_behind = |due: &Due| after.is_none_or(|after| due.place() > after);
+        let mut found: Vec<&Due> = rows.values().filter(|due| is_wanted(due) && is_behind(due)).collect();
+        found.sort_unstable_by_key(|due| due.place());
+        self.give(found.into_iter().take(limit).cloned().collect())
     }
 }
 
 impl Reads for Counted {
     fn due(&self, after: DueCursor, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.pick(limit, |due| due.cursor() > after && due.due_at <= until)
+        let rows = self.rows.borrow();
+        let behind = rows.range((Bound::Excluded(after), Bound::Unbounded));
+        self.give(
+            behind.map(|(_, due)| due).take_while(|due| due.due_at <= until).take(limit).cloned().collect(),
+        )
     }
     fn due_in_domain(
         &self,
@@ -43,14 +56,13 @@ impl Reads for Counted {
         until: i64,
         limit: usize,
     ) -> Result<Vec<Due>, QueueError> {
-        let is_behind = |due: &Due| after.is_none_or(|after| due.place() > after);
-        self.pick(limit, |due| due.domain == *domain && due.due_at <= until && is_behind(due))
+        self.pick_by_place(limit, after, |due| due.domain == *domain && due.due_at <= until)
     }
     fn suspensions(&self, _: i64) -> Result<Vec<Suspension>, QueueError> {
         Ok(self.suspensions.borrow().clone())
     }
-    fn urgent(&self, _: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
-        self.pick(limit, |due| due.priority > Priority::NORMAL)
+    fn urgent(&self, after: Option<Place>, until: i64, limit: usize) -> Result<Vec<Due>, QueueError> {
+        self.pick_by_place(limit, after, |due| due.priority > Priority::NORMAL && due.due_at <= until)
     }
     fn due_domains(&self, after: &str, until: i64, max: usize) -> Result<DueDomains, QueueError> {
         let mut oldest = BTreeMap::new();
@@ -261,7 +273,8 @@ fn a_look_for_many_routes_holds_no_more_rows_than_may_be() {
     let refills = lanes.lock().unwrap().refills(50, 0);
     assert_eq!(refills.len(), 20);
     let portions = Portions { page: 10, pages: 20, ..all };
-    let parts = rows_of_lanes(&queue, &lanes, portions, &refills, 1_000).unwrap();
+    let urgent = Urgent::default().read(&queue, &lanes, portions, 1_000).unwrap();
+    let parts = rows_of_lanes(&queue, &lanes, portions, &refills, urgent, 1_000).unwrap();
     let held: usize = parts.iter().map(|(found, _)| found.len()).sum();
     // The urgent ones, and as many again of all.
     assert!((200..=400).contains(&held) && *queue.given.borrow() <= 400, "{held}");

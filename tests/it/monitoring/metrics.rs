@@ -140,13 +140,15 @@ const ODD_ROWS: &str = "
     INSERT INTO pending_reports (sender, return_path, at, queue_id, address, state, require_tls)
         VALUES ('x@y.test', 'x@y.test', 4000000000, 'x', 'you@a.test', 'failed', 0);
     UPDATE recipients SET state = 'held' WHERE address = 'held@shop.test';
-    -- Due for a day, and suspended by its user or with its domain's parent.
-    INSERT INTO suspensions (kind, value) VALUES ('domain', '*.stopped.test');
+    -- Due for a day, and suspended: by its user, with its domain's parent, by both.
+    INSERT INTO suspensions (kind, value) VALUES ('domain', '*.stopped.test'), ('tag', 'both');
     INSERT INTO messages (id, queue_id, sender, user, received_at, expires_at, size, body, smtputf8)
         VALUES (unixepoch() * 1000000, 'stopped', '', 'two', unixepoch(), 4000000000, 0, '7bit', 0);
     INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
         SELECT m.id + length(d.column1), m.id, 'you@' || d.column1, d.column1, unixepoch() - 86400
-        FROM messages m, (VALUES ('by-user.test'), ('a.stopped.test')) d WHERE m.queue_id = 'stopped';";
+        FROM messages m, (VALUES ('by-user.test'), ('a.stopped.test'), ('later.test')) d WHERE m.queue_id = 'stopped';
+    UPDATE recipients SET next_attempt_at = 4000000000 WHERE domain = 'later.test';
+    UPDATE messages SET tag = 'both' WHERE queue_id = 'stopped';";
 
 /// Series of a text in either format.
 fn parse(text: &str) -> Scrape {
@@ -248,7 +250,8 @@ fn every_gauge_is_what_its_select_says() {
         ("postrider_hosts_throttled", 2.0),
         ("postrider_hosts_with_workarounds", 1.0),
         ("postrider_login_locks", 1.0),
-        ("postrider_suspensions", 3.0),
+        ("postrider_suspensions", 4.0),
+        ("postrider_queue_suspended_recipients", 3.0),
         ("postrider_ready", 1.0),
         ("postrider_config_generation", 1.0),
         ("postrider_log_lines_dropped_total", 0.0),

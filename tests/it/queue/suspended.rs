@@ -51,6 +51,10 @@ fn is_shown(relay: &Relay) {
         shown.contains("queued, suspended\n  suspended: user news until resumed: wrong text\n"),
         "{shown}"
     );
+    let oldest = relay.run_ok(&["queue", "oldest"]);
+    assert!(oldest.starts_with("ID") && oldest.contains("SUSPENDED"), "{oldest}");
+    let by_domain = "SELECT domain, total, suspended, next_attempt FROM queue_by_domain";
+    assert_eq!(relay.db().rows(by_domain, []), ["a.test|2|2|suspended", "b.test|1|1|suspended"]);
     let summary = relay.run_ok(&["queue", "summary"]);
     assert!(summary.contains("3 recipients: 0 due, 0 held, 0 later, 3 suspended\n"), "{summary}");
     assert!(summary.contains("wrong text"), "{summary}");
@@ -91,6 +95,7 @@ fn what_waits_and_what_comes_stays_until_it_is_resumed_and_others_in_its_lane_go
 
     let again = suspend(&relay, &["--tag", "bulk", "--for", "1h"]);
     assert!(again.contains("it was suspended before") && again.contains("2 recipients wait"), "{again}");
+    assert!(again.contains(" behind it, and the first of it expires 20"), "{again}");
     is_shown(&relay);
 
     // Neither a kick, nor a reload, nor ETRN, nor a restart overrides it.
@@ -146,6 +151,8 @@ fn what_is_not_suspended_cannot_be_resumed_and_what_no_one_can_mean_is_refused()
         &["suspend", "--user", ""],
         &["suspend", "--user", "*"],
         &["suspend", "--tag", "letter*"],
+        &["suspend", "--tag", "no one"],
+        &["suspend", "--tag", ""],
         &["suspend", "--tag", "x", "--for", "0s"],
         &["suspend", "--tag", "x", "--user", "y"],
         &["suspend", "--tag", "x", "--reason", "two\nlines"],
@@ -153,7 +160,30 @@ fn what_is_not_suspended_cannot_be_resumed_and_what_no_one_can_mean_is_refused()
     ] {
         assert_eq!(relay.run(&[&["queue"], arguments].concat()).status.code(), Some(2), "{arguments:?}");
     }
+    let said = relay.run(&["queue", "suspend", "--tag", "no one"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("no message can have this tag") && said.contains("queue suspend --help"), "{said}");
     assert_eq!(relay.db().number("SELECT count(*) FROM suspensions", []), 0);
+}
+
+#[test]
+fn a_user_of_whom_nobody_has_heard_is_suspended_and_said_to_be_unknown() {
+    let mut world = World::new();
+    let _mx = world.host("a.test", Script::new());
+    let relay = world.relay(Config::new());
+    relay.add_user_with("listed", &[]);
+    relay.add_user_with("gone", &[]);
+    let mut client = relay.client();
+    client.log_in("gone");
+    client.submit(SENDER, &["you@a.test"], &mail("once"));
+    wait_for_end(&relay, "you@a.test", "delivered");
+    relay.run_ok(&["user", "remove", "gone"]);
+    for (name, is_unknown) in [("listed", false), ("gone", false), ("lsited", true)] {
+        let said = suspend(&relay, &["--user", name]);
+        assert_eq!(said.contains(&format!("no user {name} is known")), is_unknown, "{said}");
+        let answer = relay.json(&["queue", "suspend", "--user", name]);
+        assert_eq!(answer[0]["unknown"], is_unknown, "{answer:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result, Row, params_from_iter};
 use crate::queue::admin_rows::{FailureLine, OldestLine};
 use crate::queue::filter::Filter;
 use crate::queue::sqlite::filter::Condition;
-use crate::queue::sqlite::odd;
+use crate::queue::sqlite::{odd, suspensions};
 
 use super::look::HISTORY_LINES;
 use super::reasons::Reasons;
@@ -101,8 +101,8 @@ pub(super) fn oldest(
     // Beside min() SQLite takes the other columns from the row that has the least value.
     let sql = match by_lane {
         false => format!(
-            "SELECT m.queue_id, unixepoch() - m.received_at, w.recipients, m.sender, {}
-             FROM (SELECT message_id, count(*) AS recipients, min(id), last_reply, last_reply_source FROM recipients
+            "SELECT m.queue_id, unixepoch() - m.received_at, w.recipients, m.sender, {}, w.suspended
+             FROM (SELECT message_id, count(*) AS recipients, sum(is_suspended) AS suspended, min(id), last_reply, last_reply_source FROM recipients
                    WHERE {wanted} GROUP BY message_id ORDER BY message_id LIMIT {limit}) w
              JOIN messages m ON m.id = w.message_id ORDER BY w.message_id",
             marked("w")
@@ -110,12 +110,13 @@ pub(super) fn oldest(
         // A recipient's id is the time at which it came: without a filter the index by domain has all of it.
         true => format!(
             "WITH w AS MATERIALIZED (
-                 SELECT domain, count(*) AS recipients, min(id) AS id FROM recipients WHERE {wanted} GROUP BY domain)
+                 SELECT domain, count(*) AS recipients, sum(is_suspended) AS suspended, min(id) AS id
+                 FROM recipients WHERE {wanted} GROUP BY domain)
              SELECT k.lane, unixepoch() - m.received_at, sum(w.recipients), NULL, coalesce(k.said, {}),
-                    min(r.message_id)
+                    sum(w.suspended), min(r.message_id)
              FROM w JOIN ({}) k ON k.domain = w.domain
              JOIN recipients r ON r.id = w.id JOIN messages m ON m.id = r.message_id
-             GROUP BY k.lane ORDER BY 6 LIMIT {limit}",
+             GROUP BY k.lane ORDER BY 7 LIMIT {limit}",
             marked("r"),
             Condition::lanes_of("w")
         ),
@@ -127,9 +128,12 @@ pub(super) fn oldest(
             recipients: odd::get(row, 2)?,
             sender: odd::text(row, 3)?,
             last_reply: odd::text(row, 4)?,
+            suspended: odd::get(row, 5)?,
         })
     };
-    conn.prepare(&sql)?.query_map(params_from_iter(&condition.values), line)?.collect()
+    conn.prepare(&suspensions::if_any(conn, &sql)?)?
+        .query_map(params_from_iter(&condition.values), line)?
+        .collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params_from_iter
 use crate::mail::header::header_of;
 use crate::queue::admin_rows::{
     DomainLine, End, Envelope, FinishedMessage, HostLine, LaneLine, Line, Selected, Shown, ShownLabels,
-    ShownRecipient, Summary, SuspendedBy, Try,
+    ShownRecipient, Summary, Try,
 };
 use crate::queue::filter::Filter;
 use crate::queue::held::HeldCount;
@@ -13,6 +13,7 @@ use crate::queue::shared::now_us;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;
 use crate::queue::sqlite::{message, odd, suspensions};
+use crate::queue::suspension::SuspendedBy;
 use crate::queue::{MessageId, RecipientId};
 
 use super::story::story;
@@ -320,20 +321,22 @@ fn domains(conn: &Connection, condition: &Condition, limit: u32) -> Result<Vec<D
     let sql = format!(
         "SELECT d.domain, d.total, d.under_5m, d.under_1h, d.under_6h, d.under_1d, d.older, d.held,
                 CASE WHEN EXISTS (SELECT 1 FROM backoffs a WHERE a.lane = 'atrn:' || d.domain) THEN 'ATRN'
-                     ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END
+                     WHEN d.next_attempt IS NULL AND d.suspended > 0 THEN 'suspended'
+                     ELSE datetime(max(d.next_attempt, coalesce(l.backoff_until, 0)), 'unixepoch') END, d.suspended
          FROM (SELECT domain, count(*) AS total, sum(age < 300) AS under_5m, sum(age BETWEEN 300 AND 3599) AS under_1h,
                       sum(age BETWEEN 3600 AND 21599) AS under_6h, sum(age BETWEEN 21600 AND 86399) AS under_1d,
                       sum(age >= 86400) AS older, sum(state = 'held') AS held,
-                      min(CASE WHEN state = 'queued' THEN next_attempt_at END) AS next_attempt
-               FROM (SELECT r.*, unixepoch() - m.received_at AS age
-                     FROM recipients r JOIN messages m ON m.id = r.message_id)
+                      sum(suspended) AS suspended,
+                      min(CASE WHEN state = 'queued' AND NOT suspended THEN next_attempt_at END) AS next_attempt
+               FROM (SELECT recipients.*, unixepoch() - m.received_at AS age, is_suspended AS suspended
+                     FROM recipients JOIN messages m ON m.id = recipients.message_id)
                WHERE {} GROUP BY domain) d
          LEFT JOIN backoffs l ON l.lane = (SELECT w.lane FROM recipient_lanes w WHERE w.domain = d.domain LIMIT 1)
              AND l.backoff_until > unixepoch()
          ORDER BY d.total DESC, d.domain LIMIT {limit}",
         condition.where_sql()
     );
-    conn.prepare(&sql)?
+    conn.prepare(&suspensions::if_any(conn, &sql)?)?
         .query_map(params_from_iter(&condition.values), |row| {
             Ok(DomainLine {
                 domain: odd::get(row, 0)?,
@@ -345,6 +348,7 @@ fn domains(conn: &Connection, condition: &Condition, limit: u32) -> Result<Vec<D
                 older: odd::get(row, 6)?,
                 held: odd::get(row, 7)?,
                 next_attempt: odd::get(row, 8)?,
+                suspended: odd::get(row, 9)?,
             })
         })?
         .collect()

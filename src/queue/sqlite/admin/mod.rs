@@ -19,7 +19,7 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin_rows::{
     Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
-    Selected, Shown, Summary, Suspended, SuspensionLine,
+    Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
@@ -33,6 +33,7 @@ use crate::queue::overview_rows::{
 use crate::queue::quotas::BytesByUser;
 use crate::queue::rows::BackoffRow;
 use crate::queue::shared::now_us;
+use crate::queue::suspension::{Suspended, SuspensionLine};
 use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
@@ -290,7 +291,9 @@ impl AdminStore for Admin {
             let replaced = suspensions::write(&part, what)?;
             part.commit().map(|()| replaced)
         })?;
-        Ok(Suspended { replaced, recipients: self.try_to(|conn| suspensions::waiting(conn, &what.whose))? })
+        let behind = self.try_to(|conn| suspensions::behind(conn, std::slice::from_ref(what)))?;
+        let behind = behind.get(&what.whose).copied().unwrap_or_default();
+        Ok(Suspended { replaced, recipients: behind.recipients, expires_at: behind.first_end })
     }
 
     fn resume(&self, what: Option<&Whose>) -> Result<usize, QueueError> {
@@ -307,6 +310,11 @@ impl AdminStore for Admin {
 
     fn suspended_now(&self) -> Result<Vec<Suspension>, QueueError> {
         self.try_to(|conn| suspensions::read(conn, now_secs()))
+    }
+
+    fn knows_user(&self, name: &str) -> Result<bool, QueueError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM messages WHERE user = ?1) OR EXISTS (SELECT 1 FROM history WHERE user = ?1)";
+        self.try_to(|conn| conn.query_row(sql, [name], |row| row.get(0)))
     }
 
     fn suspended_of(&self, which: &Filter) -> Result<i64, QueueError> {

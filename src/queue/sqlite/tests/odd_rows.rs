@@ -111,7 +111,7 @@ fn goes_on(conn: &Connection, why: &str) {
     assert!(reads.due_in_domain(&good, None, 2_000, 9).unwrap().iter().any(is_good), "{why}");
     assert!(reads.due_domains("", 2_000, 9).unwrap().due.iter().any(|(domain, _)| *domain == good), "{why}");
     assert!(reads.next_due_after(2_000).unwrap() >= Some(2_001), "{why}");
-    reads.urgent(2_000, 9).unwrap();
+    reads.urgent(None, 2_000, 9).unwrap();
     let mut place = Some(ExpiryCursor::default());
     let over = Over::at(i64::MAX, Lifetimes { messages: 0, bounces: 0 });
     for _ in 0..9 {

@@ -229,13 +229,18 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
     let rows = || site.place.admin().suspensions().unwrap();
     let app = suspension(Whose::User("app".to_owned()), None);
     // The one that is held waits for something else.
-    assert_eq!(admin.suspend(&app).unwrap(), Suspended { recipients: 2, replaced: false });
+    let first = admin.suspend(&app).unwrap();
+    let of_two = |replaced| Suspended { recipients: 2, expires_at: first.expires_at, replaced };
+    assert_eq!(first, of_two(false));
+    assert!(first.expires_at.is_some_and(|at| at > now_secs()), "{first:?}");
+    assert!(admin.knows_user("app").unwrap() && !admin.knows_user("nobody").unwrap());
     let later = Suspension { until: Some(now_secs() + 1000), reason: None, ..app.clone() };
-    assert_eq!(admin.suspend(&later).unwrap(), Suspended { recipients: 2, replaced: true });
+    assert_eq!(admin.suspend(&later).unwrap(), of_two(true));
     let com = Whose::domain("*.Example.com").unwrap();
     assert_eq!(admin.suspend(&suspension(com.clone(), None)).unwrap().recipients, 1);
     let shown: Vec<_> = rows().into_iter().map(|row| (row.kind, row.value, row.recipients)).collect();
     assert_eq!(shown, [("domain", "*.example.com".to_owned(), 1), ("user", "app".to_owned(), 2)]);
+    assert!(rows().iter().all(|row| row.expires.is_some()), "{:?}", rows());
     assert!(rows()[0].until.is_none() && rows()[1].until.is_some() && rows()[0].login == "ann");
     assert_eq!(rows()[0].reason.as_deref(), Some("blocked"));
     // The rows of recipients are as they were, and the relay finds them due.
@@ -247,6 +252,23 @@ pub(super) fn what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_
     let summary = admin.summary(1).unwrap();
     assert_eq!((summary.recipients, summary.due, summary.held, summary.suspended), (3, 0, 1, 2));
     assert_eq!((summary.suspensions.len(), summary.suspensions_total), (1, 2));
+    let by_domain: Vec<_> = admin
+        .summary(9)
+        .unwrap()
+        .domains
+        .into_iter()
+        .map(|line| (line.suspended, line.next_attempt))
+        .collect();
+    let suspended = Some("suspended".to_owned());
+    assert_eq!(by_domain, [(1, suspended.clone()), (0, None), (1, suspended)], "in the order of their names");
+    let oldest =
+        |by_lane| admin.oldest(&Filter::all(), by_lane, 9).unwrap().into_iter().map(|line| line.suspended);
+    assert_eq!((oldest(false).collect::<Vec<_>>(), oldest(true).sum::<i64>()), (vec![2], 2));
+    let counted = site.queue.count_by_domain("", now_secs(), 9).unwrap();
+    assert_eq!(
+        counted.iter().map(|count| (count.due, count.suspended)).collect::<Vec<_>>(),
+        [(0, 1), (0, 0), (0, 1)]
+    );
     let shown = admin.show(due[0].message).unwrap().unwrap().recipients;
     let words: Vec<_> =
         shown.iter().map(|one| one.suspended.iter().map(|by| by.words()).collect::<Vec<_>>()).collect();
@@ -305,7 +327,7 @@ pub(super) fn a_suspension_means_what_its_view_shows_and_no_more_than_its_bound_
         let wanted: Vec<usize> = wanted;
         let row = suspension(whose.clone(), None);
         let suspensions = Suspensions::on(vec![row.clone()], now_secs());
-        let meant: Vec<usize> = (0..4).filter(|at| suspensions.mean_due(&rows[*at])).collect();
+        let meant: Vec<usize> = (0..4).filter(|at| suspensions.cover(&rows[*at])).collect();
         assert_eq!(meant, wanted, "{whose}");
         assert_eq!(admin.suspend(&row).unwrap().recipients, wanted.len() as i64, "{whose}");
         let lines = admin.list(&Filter::all(), 9).unwrap();
