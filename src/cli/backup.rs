@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::output::print;
+use super::output::{json_line, print};
 use super::queue::record;
 use crate::config;
 use crate::queue::admin::{self, Admin, Copied, HowToRestore, Restored};
@@ -45,7 +45,7 @@ pub(super) fn back_up(config: Option<&Path>, Backup { file, json }: &Backup) -> 
     let path = config::queue_path(config)?;
     let copied = admin::back_up(&path, file)?;
     if *json {
-        return print(&(serde_json::to_string(&copied)? + "\n"));
+        return print(&json_line(&copied));
     }
     let megabytes = copied.bytes as f64 / 1e6;
     let first = format!("{}: {}; {megabytes:.1} MB, read through\n", file.display(), contents(&copied));
@@ -63,7 +63,7 @@ pub(super) fn restore(config: Option<&Path>, arguments: &Restore) -> anyhow::Res
     let recipients = usize::try_from(restored.copied.recipients).unwrap_or_default();
     record(&Admin::to_write(&path)?, "restore", arguments.file.display().to_string(), recipients, None);
     match arguments.json {
-        true => print(&(serde_json::to_string(&restored)? + "\n")),
+        true => print(&json_line(&restored)),
         false => print(&text(&restored, &path)),
     }
 }

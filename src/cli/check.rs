@@ -135,7 +135,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
         Ok(loaded) => loaded,
         Err(problems) => {
             // The problems are the outcome, also where nobody reads them.
-            let _ = arguments.json.then(|| print(&json(&findings_of(&problems))?));
+            let _ = arguments.json.then(|| print(&json(&findings_of(&problems))));
             return Err(problems.into());
         }
     };
@@ -144,7 +144,7 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
         None if arguments.against_queue => against_queue::look_at(&loaded.settings),
         None => look_at(&loaded),
     };
-    let printed = print(&if arguments.json { json(&findings)? } else { finding::lines(&findings) });
+    let printed = print(&if arguments.json { json(&findings) } else { finding::lines(&findings) });
     match findings.iter().any(|finding| finding.level == Level::Problem) {
         true => Err(Found.into()),
         false => printed,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use super::output::json_lines;
 use crate::clock::Clock;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, LimitScope, RetryRule, RouteTls, Routes, RuleAction,
@@ -119,6 +120,19 @@ pub(super) struct Learnt {
     pub(super) lanes: Vec<BackoffRow>,
     /// What an operator suspended.
     pub(super) suspensions: Vec<Suspension>,
+}
+
+impl Learnt {
+    /// What is known at `now`: a backoff that is over keeps its row for some hours, and keeps nothing waiting.
+    pub(super) fn at(
+        now: i64,
+        hosts: Vec<HostSetting>,
+        mut lanes: Vec<BackoffRow>,
+        suspensions: Vec<Suspension>,
+    ) -> Learnt {
+        lanes.retain(|row| row.backoff_until > now);
+        Learnt { hosts, lanes, suspensions }
+    }
 }
 
 /// Those that mean mail for this domain that this user submitted, and those that mean some of it.
@@ -272,15 +286,14 @@ pub fn run(
     let resolver = Arc::new(Resolver::new(&settings.dns).context("cannot start the resolver")?);
     let https = Https::new(&settings.delivery, Arc::clone(&resolver) as _)?;
     let fetched = users::atrn_domains_of(&users::list(&settings.submission.users_file)?);
+    let now = Clock::system().now();
     // Without a queue nothing was learnt yet; one that this user may not read is none of explain's business.
     let queue = Admin::to_read(&settings.queue.path);
     let learnt = queue.as_ref().ok().and_then(|queue| {
         let (hosts, lanes) = (queue.host_settings().ok()?, queue.backoffs().ok()?);
-        Some(Learnt { hosts, lanes, suspensions: queue.suspended_now().ok()? })
+        Some(Learnt::at(now, hosts, lanes, queue.suspended_now().ok()?))
     });
-    let mut learnt = learnt.unwrap_or_default();
-    let now = Clock::system().now();
-    learnt.lanes.retain(|row| row.backoff_until > now);
+    let learnt = learnt.unwrap_or_default();
     let (routes, delivery) = (&settings.routes, &settings.delivery);
     let dkim = author.map(|author| dkim_words(&author, &delivery.keyring, now));
     let explain = |address| {
@@ -306,8 +319,7 @@ pub fn run(
 /// JSON: a list with an object for each address.
 fn write(explanations: &[Explanation], json: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
-        serde_json::to_writer_pretty(&mut *out, explanations)?;
-        return writeln!(out);
+        return out.write_all(json_lines(&explanations).as_bytes());
     }
     explanations.iter().try_for_each(|explanation| write!(out, "{explanation}"))
 }
@@ -317,7 +329,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.address)?;
         for step in &self.steps {
-            writeln!(f, "  {step}")?;
+            writeln!(f, "  {}", printable(step.as_bytes()))?;
         }
         if let Some(dkim) = &self.dkim {
             writeln!(f, "  DKIM: {dkim}")?;
@@ -345,19 +357,19 @@ impl fmt::Display for Explanation {
                 writeln!(f, "    certificate: {}", hop.certificate)?;
             }
             for limit in &hop.limits {
-                writeln!(f, "    {limit}")?;
+                writeln!(f, "    {}", printable(limit.as_bytes()))?;
             }
         }
         if let Some(refusal) = &self.refusal {
             let then = if refusal.permanent { "would bounce at once" } else { "would be tried again later" };
-            writeln!(f, "  {then}: {}", refusal.reply)?;
+            writeln!(f, "  {then}: {}", printable(refusal.reply.as_bytes()))?;
         }
         writeln!(f, "  lane: {}", self.lane)?;
         for words in self.suspended.iter().chain(&self.held) {
             writeln!(f, "    {}", printable(words.as_bytes()))?;
         }
         for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
-            writeln!(f, "    {more}")?;
+            writeln!(f, "    {}", printable(more.as_bytes()))?;
         }
         if !self.retry_rules.is_empty() {
             writeln!(f, "    {RULE_AND_BACKOFF}")?;
@@ -445,4 +457,58 @@ fn tls_word(tls: RouteTls) -> &'static str {
 /// As a config has it: `10m`, `1h 30m`.
 fn duration(duration: Duration) -> String {
     jiff::SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |it| format!("{it:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hosts_said_cannot_write_on_the_terminal() {
+        let hostile = || "a\u{1b}]0;b\u{7}\u{202e}".to_owned();
+        let hop = Hop {
+            host: "mx.test".to_owned(),
+            address: "192.0.2.1:25".to_owned(),
+            tls: "optional",
+            tls_policy: "none",
+            relay: false,
+            login: false,
+            from: Vec::new(),
+            certificate: String::new(),
+            limits: vec![hostile()],
+        };
+        let explained = Explanation {
+            address: "a@b.test".to_owned(),
+            domain: "b.test".to_owned(),
+            steps: vec![hostile()],
+            dkim: None,
+            endpoints: vec![hop],
+            refusal: Some(Refusal { reply: hostile(), permanent: true }),
+            lane: "b.test".to_owned(),
+            held: Vec::new(),
+            suspended: vec![hostile()],
+            backs_off: Some(hostile()),
+            limits: Some(hostile()),
+            retry_rules: vec![hostile()],
+        };
+        for json in [false, true] {
+            let mut out = Vec::new();
+            write(std::slice::from_ref(&explained), json, &mut out).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            assert!(!out.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{out:?}");
+            assert_eq!(out.matches("]0;b").count(), 7, "{out}");
+        }
+    }
+
+    #[test]
+    fn a_backoff_that_is_over_keeps_nothing_waiting() {
+        let lane = |backoff_until| BackoffRow {
+            lane: format!("{backoff_until}.test"),
+            failures: 1,
+            backoff_until,
+            last_reply: "421 no".to_owned(),
+        };
+        let learnt = Learnt::at(100, Vec::new(), vec![lane(100), lane(101)], Vec::new());
+        assert_eq!(learnt.lanes, [lane(101)]);
+    }
 }

@@ -34,11 +34,13 @@ impl OperatorInfo {
         let setup = self.workers.context();
         let fetched = self.scheduler.atrn_domains();
         // What cannot be read is left out: the route is what was asked for.
-        let learnt = explain::Learnt {
-            hosts: self.queue.host_settings().unwrap_or_default(),
-            lanes: self.queue.backoffs().unwrap_or_default(),
-            suspensions: self.queue.suspensions(self.clock.now()).unwrap_or_default(),
-        };
+        let at = self.clock.now();
+        let learnt = explain::Learnt::at(
+            at,
+            self.queue.host_settings().unwrap_or_default(),
+            self.queue.backoffs().unwrap_or_default(),
+            self.queue.suspensions(at).unwrap_or_default(),
+        );
         let (routes, settings) = (&setup.routes, &setup.settings);
         let explain = |address| {
             let domain = Domain::of(address);

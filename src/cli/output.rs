@@ -2,6 +2,8 @@
 
 use std::io::{self, Write as _};
 
+use serde::Serialize;
+
 use crate::kit::text::is_unseen;
 use crate::queue::shell::ShellError;
 
@@ -9,6 +11,17 @@ use crate::queue::shell::ShellError;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongUsage(pub(crate) String);
+
+/// A value as one line of JSON, for programs.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    // Structs of strings and numbers always have a JSON form.
+    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
+}
+
+/// The same over several lines, for both.
+pub(crate) fn json_lines(value: &impl Serialize) -> String {
+    seen_json(&serde_json::to_string_pretty(value).unwrap_or_default()) + "\n"
+}
 
 /// JSON in which every character can be seen: those that cannot are escaped, as JSON itself has it (RFC 8259 §7). They
 /// stand within strings, since nothing else in JSON is beyond ASCII.

@@ -17,7 +17,7 @@ use filters::Filters;
 pub(super) use text::{age, full};
 
 use super::log_output::say;
-use super::output::{WrongUsage, seen_json};
+use super::output::{WrongUsage, json_line};
 use super::since;
 use super::table::{Look, wrapped};
 use super::who::Who;
@@ -249,17 +249,7 @@ pub fn run(
     let (now, look) = (Clock::system().now(), Look::of_stdout());
     let answer = match &args.verb {
         Verb::List { filters, state, limit, json } => {
-            let (admin, filter) = (Admin::to_read(path)?, filters.filter(&[], state.clone()));
-            let lines = admin.list(&filter, *limit)?;
-            let is_all = lines.len() < *limit as usize;
-            let total = if is_all { lines.len() as i64 } else { admin.count(&filter)? };
-            if *json {
-                json_lines(&lines, total)
-            } else if lines.is_empty() && filter == Filter::all() {
-                "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
-            } else {
-                text::list(&lines, now, look) + &more(lines.len(), total)
-            }
+            list(path, &filters.filter(&[], state.clone()), (*limit, *json), (now, look))?
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
@@ -314,6 +304,25 @@ pub fn run(
     Ok(())
 }
 
+fn list(
+    path: &Path,
+    filter: &Filter,
+    (limit, json): (u32, bool),
+    (now, look): (i64, Look),
+) -> Result<String, QueueCommandError> {
+    let admin = Admin::to_read(path)?;
+    let lines = admin.list(filter, limit)?;
+    let is_all = lines.len() < limit as usize;
+    let total = if is_all { lines.len() as i64 } else { admin.count(filter)? };
+    Ok(if json {
+        json_lines(&lines, total)
+    } else if lines.is_empty() && *filter == Filter::all() {
+        "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
+    } else {
+        text::list(&lines, now, look) + &more(lines.len(), total)
+    })
+}
+
 fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
     let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
     Ok(match json {
@@ -337,11 +346,6 @@ fn show(
         let said = dialogues.map(|lines| text::dialogues(&lines)).unwrap_or_default();
         wrapped(look, &(text::show(&shown, Clock::system().now()) + &said))
     })
-}
-
-fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
-    let (kicks, total) = Admin::to_read(path)?.kicks(limit)?;
-    Ok(if json { json_lines(&kicks, total) } else { text::kicks(&kicks, look) + &more(kicks.len(), total) })
 }
 
 fn operator_log(
@@ -400,11 +404,6 @@ fn json_lines(values: &[impl serde::Serialize], total: i64) -> String {
         json_line(&serde_json::json!({ "shown": values.len(), "total": total }))
     });
     values.iter().map(json_line).chain(cut).collect()
-}
-
-fn json_line(value: &impl serde::Serialize) -> String {
-    // Structs of strings and numbers always have a JSON form.
-    seen_json(&serde_json::to_string(value).unwrap_or_default()) + "\n"
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::output::print;
+use super::output::{json_line, print};
 use crate::config;
+use crate::kit::text::printable;
 use crate::queue::admin::{self, Recovered};
 
 /// `postrider recover`.
@@ -37,7 +38,7 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Resul
     let path = config::queue_path(config)?;
     let recovered = admin::recover(&path, arguments.state.held)?;
     if arguments.json {
-        return print(&(serde_json::to_string(&recovered)? + "\n"));
+        return print(&json_line(&recovered));
     }
     print(&text(&recovered, &path))
 }
@@ -63,7 +64,10 @@ fn text(recovered: &Recovered, path: &Path) -> String {
         text.push('\n');
     }
     if !recovered.problems.is_empty() {
-        let _ = write!(text, "\n{}\n", recovered.problems.join("\n"));
+        text.push('\n');
+    }
+    for problem in &recovered.problems {
+        text = text + &printable(problem.as_bytes()) + "\n";
     }
     let next = if recovered.held {
         "`postrider queue release --all` (or by queue id) after the start"
@@ -72,4 +76,23 @@ fn text(recovered: &Recovered, path: &Path) -> String {
     };
     let _ = write!(text, "\nnext: look (`postrider queue list`), then {next}\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_damaged_database_holds_cannot_write_on_the_terminal() {
+        let recovered = Recovered {
+            messages: 1,
+            recipients: 1,
+            held: true,
+            tables: Vec::new(),
+            problems: vec!["from a\u{1b}]0;b\u{7}".to_owned()],
+            kept: "queue.db.damaged".to_owned(),
+        };
+        let text = text(&recovered, Path::new("queue.db"));
+        assert!(text.contains("\nfrom a\\x1B]0;b\\x07\n") && !text.contains('\u{1b}'), "{text:?}");
+    }
 }

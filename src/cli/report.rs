@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use super::output::{print, seen_json};
+use super::output::{json_line, print};
 use super::queue::age;
 use super::since;
 use super::table::{Look, table};
@@ -66,7 +66,7 @@ pub fn run(config: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
     });
     let traffic = Admin::to_read(&config::queue_path(config)?)?.traffic(since, by, args.limit)?;
     if args.json {
-        return print(&(seen_json(&serde_json::to_string(&traffic)?) + "\n"));
+        return print(&json_line(&traffic));
     }
     print(&text(&traffic, args.by, Look::of_stdout()))
 }

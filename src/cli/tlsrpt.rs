@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::output::{WrongUsage, print};
+use super::output::{WrongUsage, print, seen_json};
 use crate::config;
 use crate::delivery::report::tls_reports::head;
 use crate::kit::text::day as day_text;
@@ -54,5 +54,5 @@ pub fn run(config: Option<&Path>, verb: &Verb) -> anyhow::Result<()> {
             day_text(day)
         );
     }
-    print(&format!("{}\n", json(&head(&settings.delivery, domain.as_str(), day), &rows)))
+    print(&(seen_json(&json(&head(&settings.delivery, domain.as_str(), day), &rows)) + "\n"))
 }

@@ -102,12 +102,15 @@ impl Monitoring {
     /// It listens where it did before.
     pub fn reload(&self, settings: &MetricsSettings) -> Result<(), StartError> {
         count(settings);
-        self.server.reload(settings)?;
-        let is_on = !settings.listen.is_empty();
-        if self.is_on.swap(is_on, Ordering::Relaxed) && !is_on {
+        let done = self.server.reload(settings);
+        let was_on = self.is_on.load(Ordering::Relaxed);
+        let is_on = if done.is_ok() { !settings.listen.is_empty() } else { was_on };
+        self.is_on.store(is_on, Ordering::Relaxed);
+        // What was begun ends where nobody can ask for it.
+        if !is_on && (was_on || !settings.listen.is_empty()) {
             metrics::end();
         }
-        Ok(())
+        done
     }
 
     /// Closes the listeners and cuts connections off.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::cli::output::seen_json;
+use crate::cli::output::json_lines;
 use crate::kit::text::printable;
 
 /// One thing that was looked at.
@@ -61,10 +61,9 @@ impl Finding {
 }
 
 /// `{"ok": …, "findings": […]}`.
-pub(super) fn json(findings: &[Finding]) -> anyhow::Result<String> {
+pub(super) fn json(findings: &[Finding]) -> String {
     let good = findings.iter().all(|finding| finding.level != Level::Problem);
-    Ok(seen_json(&serde_json::to_string_pretty(&serde_json::json!({ "ok": good, "findings": findings }))?)
-        + "\n")
+    json_lines(&serde_json::json!({ "ok": good, "findings": findings }))
 }
 
 /// For a person.
@@ -135,7 +134,7 @@ mod tests {
                     problem  spf: no\n         remove a.test. IN TXT \"\\195\\188\\\"\\\\\"\n         add    \
                     a.test. IN TXT \"v=spf1 -all\"\n";
         assert_eq!(lines(&[good.clone(), bad.clone()]), text);
-        let read: serde_json::Value = serde_json::from_str(&json(&[good, bad]).unwrap()).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&json(&[good, bad])).unwrap();
         assert_eq!(read["ok"], false);
         assert_eq!(read["findings"][0].get("add"), None);
         assert_eq!(read["findings"][1]["add"][0], "a.test. IN TXT \"v=spf1 -all\"");

@@ -238,7 +238,10 @@ fn hosts(
         if let Some(reply) = &row.last_reply {
             html.raw("<p class=\"said\">").text(reply).raw("</p>");
         }
-        let until = row.retry_at.map(|at| format!(" \u{b7} tried again in {}", span(at - now)));
+        let until = row.retry_at.map(|at| match at > now {
+            true => format!(" \u{b7} tried again in {}", span(at - now)),
+            false => " \u{b7} tried again with its next connection".to_owned(),
+        });
         let since = format!("for {}{}", span(now - row.changed_at), until.unwrap_or_default());
         html.raw("<p class=\"small\">").text(&since).raw("</p></li>");
     }

@@ -67,7 +67,11 @@ fn snapshot() -> Snapshot {
         }],
         refusals: Vec::new(),
         oldest: vec![line()],
-        hosts: vec![host(Setting::Connections(2)), host(Setting::NoChunking)],
+        hosts: vec![
+            host(Setting::Connections(2)),
+            host(Setting::NoChunking),
+            HostSetting { retry_at: Some(NOW), ..host(Setting::NoPipelining) },
+        ],
         suspensions: vec![
             SuspensionLine {
                 kind: "tag",
@@ -133,6 +137,7 @@ fn all_that_others_said_is_on_the_page_and_none_of_it_is_markup() {
         "until resumed",
         "and 2 more suspensions",
         "tried again in 1 min",
+        "tried again with its next connection",
         "generation 2, loaded 2 h ago",
         "counted 2 s ago",
         "<a href=\"/message/1K6XQ3V8T4D\">",
