@@ -207,16 +207,29 @@ CREATE TABLE history (
     tag          TEXT,
     finished_by  TEXT,                     -- operator: queue remove, queue bounce; outcome: what hosts said, or the end
                                            -- of its lifetime
+    part         INTEGER NOT NULL DEFAULT 0, -- a thousand rows that were finished one after the other
+                                           -- have the same number
     PRIMARY KEY (message_id, recipient_id),
     CONSTRAINT "state is delivered, relayed, failed, expired or removed"
         CHECK (state IN ('delivered', 'relayed', 'failed', 'expired', 'removed')),
     CONSTRAINT "finished_by is operator or outcome" CHECK (finished_by IN ('operator', 'outcome'))
 ) WITHOUT ROWID, STRICT;
--- For `postrider report`, and for `postrider queue find` by Message-ID, Subject and tag.
+-- For `postrider report`, and for `postrider queue find` by Message-ID, Subject and tag. Message-IDs and Subjects come in no
+-- order: without the part before them each message would write a page of the index that no other one writes, now and when
+-- it is forgotten.
 CREATE INDEX history_by_end ON history (finished_at);
-CREATE INDEX history_by_message_id ON history (header_message_id) WHERE header_message_id IS NOT NULL;
-CREATE INDEX history_by_subject ON history (subject COLLATE NOCASE) WHERE subject IS NOT NULL;
+CREATE INDEX history_by_message_id ON history (part, header_message_id);
+CREATE INDEX history_by_subject ON history (part, subject COLLATE NOCASE) WHERE subject IS NOT NULL;
 CREATE INDEX history_by_tag ON history (tag) WHERE tag IS NOT NULL;
+
+-- Which parts there are: with them a Message-ID is found by a step in each part, and not in each row.
+--     SELECT * FROM history WHERE part IN (SELECT part FROM history_parts) AND header_message_id = '…';
+CREATE VIEW history_parts AS
+WITH RECURSIVE parts (part) AS (
+    SELECT min(part) FROM history
+    UNION ALL
+    SELECT (SELECT min(part) FROM history WHERE part > parts.part) FROM parts WHERE part IS NOT NULL)
+SELECT part FROM parts WHERE part IS NOT NULL;
 
 -- Lanes (destinations) in trouble; a healthy lane has no row. A row goes when the lane's host takes a message, or about
 -- six hours after the backoff is over: backoff_until <= unixepoch() means that the lane is tried again. Lanes

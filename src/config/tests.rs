@@ -114,6 +114,7 @@ fn another(kind: &Kind) -> String {
         Kind::Duration(..) => "'17s'",
         Kind::Size(..) => "'1MB'",
         Kind::Choice(words) => match words[1] {
+            "litestream" => "'litestream'",
             "implicit" => "'implicit'",
             "optional" => "'optional'",
             "hold" => "'hold'",

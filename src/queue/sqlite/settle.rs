@@ -12,26 +12,30 @@ use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
 
 use super::dialogues::Dialogues;
-use super::replies;
+use super::{odd, replies};
 
 /// Moves recipients to `history`: what is recorded comes from the rows, whatever memory holds of them.
-/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words, ?8 TLS, ?9 our address.
+/// ?1 recipient, ?2 state, ?3 finished_at, ?4 tries to add, ?5 reply, ?6 mx, ?7 whose words, ?8 TLS, ?9 our address,
+/// ?10 the part.
 /// What ends with a try was no operator's doing, also where one had asked for its end meanwhile.
 pub(super) const INSERT_HISTORY: &str = "
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
                          attempts, size, reply, mx, reply_source, user, client, tls, source_address,
-                         header_message_id, subject, tag, finished_by)
+                         header_message_id, subject, tag, finished_by, part)
     SELECT r.message_id, r.id, m.queue_id, m.sender, r.address, ?2, m.received_at, ?3,
            r.attempts + ?4, m.size, coalesce(?5, r.last_reply), coalesce(?6, r.last_mx),
            CASE WHEN ?5 IS NULL THEN r.last_reply_source ELSE ?7 END, m.user, m.client, ?8, ?9,
            m.header_message_id, m.subject, m.tag,
-           iif(?2 = 'removed' OR r.bounce_requested_at IS NOT NULL AND ?4 = 0, 'operator', 'outcome')
+           iif(?2 = 'removed' OR r.bounce_requested_at IS NOT NULL AND ?4 = 0, 'operator', 'outcome'), ?10
     FROM recipients r JOIN messages m ON m.id = r.message_id WHERE r.id = ?1";
 pub(super) const DELETE_RECIPIENT: &str = "DELETE FROM recipients WHERE id = ?1";
 /// Only once its last recipient is gone.
 pub(super) const DELETE_MESSAGE: &str = "
     DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM recipients WHERE message_id = ?1)";
 pub(super) const DELETE_CONTENT: &str = "DELETE FROM content WHERE message_id = ?1";
+/// Rows of `history` that have one part: its pages of the index by Message-ID are few, and who looks takes a step in
+/// each part, a thousand of a million rows.
+const PART_ROWS: u32 = 1_024;
 /// Bytes of `recipients.last_reply` that are written on a full disk.
 const REPLY_BYTES_FULL_DISK: usize = 120;
 
@@ -51,12 +55,21 @@ pub(super) struct Settle<'c> {
     hold: Statement<'c>,
     set_doubt: Statement<'c>,
     dialogues: Dialogues,
+    /// In which part of history the next row stands, and how many stand there already.
+    part: (i64, u32),
+}
+
+/// The part that was begun last; 0 where there is no history.
+pub(super) fn last_part(conn: &Connection) -> Result<i64> {
+    let sql = "SELECT max(part) FROM history";
+    conn.prepare_cached(sql)?.query_row([], |row| Ok(odd::int(row, 0)?.unwrap_or(0)))
 }
 
 impl<'c> Settle<'c> {
     pub(super) fn new(conn: &'c Connection) -> Result<Settle<'c>> {
         Ok(Settle {
             conn,
+            part: (last_part(conn)?, PART_ROWS),
             insert_attempt: conn.prepare(
                 "INSERT INTO attempts (id, recipient_id, at, duration_ms, mx, ip, tls, tls_policy, dkim, phase, code,
                                        enhanced, reply, outcome, reply_source, reply_id, source_address,
@@ -95,6 +108,16 @@ impl<'c> Settle<'c> {
         })
     }
 
+    /// The part of the next row.
+    fn next_part(&mut self) -> i64 {
+        let (part, rows) = &mut self.part;
+        if *rows >= PART_ROWS {
+            (*part, *rows) = (part.saturating_add(1), 0);
+        }
+        *rows += 1;
+        *part
+    }
+
     /// All of a settlement but its reports. On a disk that `is_full` a try that failed for now has no row in
     /// `attempts`: it would take the room that the others need to go out.
     pub(super) fn settle(&mut self, outcomes: &Outcomes, is_full: bool) -> Result<Effect> {
@@ -107,6 +130,7 @@ impl<'c> Settle<'c> {
                 NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
+                    let part = self.next_part();
                     let moved = self.insert_history.execute(params![
                         row.recipient.0,
                         how.as_str(),
@@ -117,6 +141,7 @@ impl<'c> Settle<'c> {
                         attempt.map(|attempt| attempt.reply_source),
                         attempt.and_then(|attempt| attempt.tls.as_ref()),
                         attempt.and_then(|attempt| attempt.source_address.as_ref()),
+                        part,
                     ])?;
                     if moved == 0 {
                         self.was_removed(row, Some(how.as_str()), outcomes)?;

@@ -62,7 +62,8 @@ pub(crate) fn fill(path: &Path, amounts: Amounts, now: i64) -> Result<Ids> {
     conn.execute_batch("PRAGMA synchronous = OFF; BEGIN")?;
     let (begin, step) = ((now - days * DAY_SECS) * 1_000_000, days * DAY_SECS * 1_000_000 / history);
     fill_history(&conn, amounts, begin, step)?;
-    let came = (now - 3600) * 1_000_000;
+    // No id of what is finished is met, of which each third is one.
+    let came = (now - 3600) * 1_000_000 + 1;
     fill_waiting(&conn, amounts, came)?;
     conn.execute_batch(&format!(
         "INSERT INTO routes VALUES (1, '{DOMAIN}', 'route:{DOMAIN}', '[127.0.0.1]:2525');
@@ -93,12 +94,12 @@ fn fill_history(conn: &Connection, amounts: Amounts, begin: i64, step: i64) -> R
         &format!(
             "{EACH} INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at,
                  finished_at, attempts, size, reply, mx, reply_source, user, client, tls, source_address,
-                 header_message_id, subject, tag, finished_by)
+                 header_message_id, subject, tag, finished_by, part)
              SELECT ?2 + n * ?3, ?2 + n * ?3 + 1, 'Q' || n, 'app@sender.test', 'u' || n || '@d' || (n % ?4) || '.test',
                  iif(n % 20, 'delivered', 'failed'), (?2 + n * ?3) / 1000000, (?2 + n * ?3) / 1000000 + n % 97, 1, 4096,
                  iif(n % 20, '250 2.0.0 queued as ' || n, '550 5.1.1 no user ' || n || ' here'),
                  'mx' || (n % ?4) || '.test', 'remote', 'app' || (n % 7), '192.0.2.7', 'TLSv1.3 verified', '192.0.2.25',
-                 printf('%08x', n) || '.id@app.test', 'Your order ' || n || ' of today', 'shop/' || (n % 50), 'outcome'
+                 printf('%08x', n) || '.id@app.test', 'Your order ' || n || ' of today', 'shop/' || (n % 50), 'outcome', 1 + n / 1024
              FROM each"
         ),
         params![history, begin, step, domains],

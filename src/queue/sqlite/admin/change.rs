@@ -14,7 +14,7 @@ use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::failure::{explain, is_full};
 use crate::queue::sqlite::filter::Condition;
-use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY};
+use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY, last_part};
 use crate::queue::sqlite::space;
 use crate::queue::sqlite::{odd, operator_log};
 use crate::queue::{MessageId, RecipientId};
@@ -239,6 +239,7 @@ pub(in crate::queue::sqlite) fn remove_one(
         None::<String>,
         None::<String>,
         None::<String>,
+        last_part(conn)?,
     ])?;
     conn.prepare_cached(DELETE_RECIPIENT)?.execute([recipient])?;
     if conn.prepare_cached(DELETE_MESSAGE)?.execute([message])? > 0 {

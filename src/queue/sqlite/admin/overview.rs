@@ -15,7 +15,7 @@ use super::reasons::Reasons;
 
 /// One walk along an index that has all of it but what is suspended: a recipient's id is the time at which it came.
 const BY_DOMAIN: &str = "
-    SELECT domain, count(*), sum(state = 'held'), sum(state = 'queued' AND next_attempt_at <= unixepoch() AND NOT is_suspended),
+    SELECT domain, count(*), sum(state = 'held'), sum(iif(state = 'queued' AND next_attempt_at <= unixepoch(), NOT is_suspended, false)),
            min(CASE WHEN state = 'queued' AND NOT is_suspended THEN next_attempt_at END), min(id) / 1000000
     FROM recipients GROUP BY domain";
 

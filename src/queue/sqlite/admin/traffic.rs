@@ -1,7 +1,7 @@
 //! What went through the relay since a time, in numbers: one pass over what was finished since then, along its index,
-//! one over what was finished of what came since, and one over what waits.
+//! and one over what waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, Result, Row};
 
@@ -19,55 +19,43 @@ const OTHERS: &str = "(others)";
 /// Leading bits of a delivery's seconds that are kept: exact up to a minute, to three in a hundred beyond.
 const SECS_BITS: u32 = 6;
 
+/// Only where something of the message is wanted: a step for each recipient.
+const MESSAGES: &str = "JOIN messages m ON m.id = r.message_id";
+
+/// Whether Postrider wrote what waits: by the few rows that say so, rather than by the message of each recipient.
+const IS_OWN: &str = "(r.message_id IN (SELECT id FROM reports)
+    OR r.message_id IN (SELECT message_id FROM tls_reports WHERE message_id IS NOT NULL))";
+
 /// See [`crate::queue::AdminStore::traffic`].
 pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic> {
     let mut counts = Counts::new(by);
-    let (finished, waiting) = match by {
-        None => ("NULL", "NULL"),
-        Some(GroupBy::User) => ("user", "m.user"),
-        Some(GroupBy::Domain) => ("address", "r.domain"),
-        Some(GroupBy::Tag) => ("tag", "m.tag"),
-        Some(GroupBy::Host) => ("mx", "r.last_mx"),
+    let (finished, waiting, messages) = match by {
+        None => ("NULL", "NULL", ""),
+        Some(GroupBy::User) => ("user", "m.user", MESSAGES),
+        Some(GroupBy::Domain) => ("address", "r.domain", ""),
+        Some(GroupBy::Tag) => ("tag", "m.tag", MESSAGES),
+        Some(GroupBy::Host) => ("mx", "r.last_mx", ""),
     };
-    let sql = format!(
-        "SELECT {finished}, state, finished_at - received_at, reply_source,
+    // What came since then was finished since then, if it is.
+    let of_finished = format!(
+        "SELECT {finished}, message_id >= ?1 * 1000000, state, finished_at - received_at, reply_source,
                 iif(state IN ('failed', 'expired'), reply, NULL), client IS NULL
          FROM history INDEXED BY history_by_end WHERE finished_at >= ?1"
     );
-    let mut statement = conn.prepare(&sql)?;
+    let of_waiting = format!(
+        "SELECT {waiting}, r.message_id >= ?1 * 1000000, r.attempts > 0 AND r.last_attempt_at >= ?1,
+                r.last_reply_source, r.last_reply, {IS_OWN}
+         FROM recipients r {messages}"
+    );
+    let mut statement = conn.prepare(&of_finished)?;
     let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
         counts.finished(row)?;
     }
-    let from = since.saturating_mul(1_000_000);
-    let sql = format!(
-        "SELECT {finished}, client IS NULL, count(*) FROM history WHERE message_id >= ?1 GROUP BY 1, 2"
-    );
-    let mut statement = conn.prepare(&sql)?;
-    let mut rows = statement.query([from])?;
+    let mut statement = conn.prepare(&of_waiting)?;
+    let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
-        let accepted = odd::get::<i64>(row, 2)?.unsigned_abs();
-        counts.each(odd::text(row, 0)?, odd::get(row, 1)?, |line| line.accepted += accepted);
-    }
-    let sql = format!(
-        "SELECT {waiting}, m.client IS NULL, m.id >= ?2, r.attempts > 0 AND r.last_attempt_at >= ?1,
-                r.last_reply_source, r.last_reply
-         FROM recipients r CROSS JOIN messages m ON m.id = r.message_id"
-    );
-    let mut statement = conn.prepare(&sql)?;
-    let mut rows = statement.query([since, from])?;
-    while let Some(row) = rows.next()? {
-        let is_new = odd::int(row, 2)? == Some(1);
-        let is_deferred = odd::int(row, 3)? == Some(1);
-        counts.each(odd::text(row, 0)?, odd::get(row, 1)?, |line| {
-            line.waiting += 1;
-            line.accepted += u64::from(is_new);
-            line.deferred += u64::from(is_deferred);
-        });
-        if is_deferred {
-            let of = ("deferred".to_owned(), odd::text(row, 4)?);
-            *counts.reasons.of(of, &odd::get::<String>(row, 5)?) += 1;
-        }
+        counts.waiting(row)?;
     }
     Ok(counts.traffic(since, limit))
 }
@@ -79,6 +67,8 @@ struct Counts {
     own: Counted,
     groups: BTreeMap<Option<String>, Counted>,
     reasons: Reasons<(String, Option<String>), u64>,
+    /// How domains are written, and what they are.
+    domains: HashMap<String, String>,
 }
 
 /// Of one group.
@@ -90,41 +80,69 @@ struct Counted {
 
 impl Counts {
     fn new(by: Option<GroupBy>) -> Counts {
+        let (groups, domains) = (BTreeMap::new(), HashMap::new());
         let (total, own) = (Counted::default(), Counted::default());
-        Counts { by, total, own, groups: BTreeMap::new(), reasons: Reasons::new() }
+        Counts { by, total, own, groups, reasons: Reasons::new(), domains }
     }
 
     fn finished(&mut self, row: &Row<'_>) -> Result<()> {
-        let (name, state, secs) = (odd::text(row, 0)?, odd::text(row, 1)?, odd::get::<i64>(row, 2)?);
-        let state = state.unwrap_or_default();
-        let secs = u32::try_from(secs.max(0)).unwrap_or(u32::MAX);
-        self.in_each(name, odd::get(row, 5)?, |counted| match state.as_str() {
-            "delivered" | "relayed" => {
-                counted.line.delivered += 1;
-                counted.took.add(secs);
+        let (name, came, state) =
+            (odd::text(row, 0)?, odd::get::<bool>(row, 1)?, odd::get::<String>(row, 2)?);
+        let is_address = self.by == Some(GroupBy::Domain);
+        let name = if is_address { name.map(|address| self.domain_of(&address)) } else { name };
+        let secs = u32::try_from(odd::get::<i64>(row, 3)?.max(0)).unwrap_or(u32::MAX);
+        self.in_each(name, odd::get(row, 6)?, |Counted { line, took }| {
+            line.accepted += u64::from(came);
+            match state.as_str() {
+                "delivered" | "relayed" => {
+                    line.delivered += 1;
+                    took.add(secs);
+                }
+                "failed" => line.bounced += 1,
+                "expired" => line.expired += 1,
+                _ => line.removed += 1,
             }
-            "failed" => counted.line.bounced += 1,
-            "expired" => counted.line.expired += 1,
-            _ => counted.line.removed += 1,
         });
-        if let Some(reply) = odd::text(row, 4)? {
-            *self.reasons.of((state, odd::text(row, 3)?), &reply) += 1;
+        if let Some(reply) = odd::text(row, 5)? {
+            *self.reasons.of((state, odd::text(row, 4)?), &reply) += 1;
         }
         Ok(())
     }
 
-    fn each(&mut self, name: Option<String>, is_own: bool, count: impl Fn(&mut TrafficLine)) {
-        self.in_each(name, is_own, |counted| count(&mut counted.line));
+    fn waiting(&mut self, row: &Row<'_>) -> Result<()> {
+        let (came, deferred) = (odd::get::<bool>(row, 1)?, odd::get::<bool>(row, 2)?);
+        self.in_each(odd::text(row, 0)?, odd::get(row, 5)?, |Counted { line, .. }| {
+            line.waiting += 1;
+            line.accepted += u64::from(came);
+            line.deferred += u64::from(deferred);
+        });
+        if deferred {
+            let of = ("deferred".to_owned(), odd::text(row, 3)?);
+            *self.reasons.of(of, &odd::get::<String>(row, 4)?) += 1;
+        }
+        Ok(())
+    }
+
+    /// The domain behind the last @ of an address, as the queue has it.
+    fn domain_of(&mut self, address: &str) -> String {
+        let written = address.rsplit('@').next().unwrap_or_default();
+        if let Some(domain) = self.domains.get(written) {
+            return domain.clone();
+        }
+        let domain = domain_from(written).as_str().to_owned();
+        if self.domains.len() < GROUPS_MAX {
+            self.domains.insert(written.to_owned(), domain.clone());
+        }
+        domain
     }
 
     /// In all, and in its group where there are groups; or among Postrider's own.
-    fn in_each(&mut self, name: Option<String>, is_own: bool, count: impl Fn(&mut Counted)) {
+    fn in_each(&mut self, mut name: Option<String>, is_own: bool, count: impl Fn(&mut Counted)) {
         if is_own {
             return count(&mut self.own);
         }
         count(&mut self.total);
-        if let Some(by) = self.by {
-            let mut name = if by == GroupBy::Domain { name.map(|address| domain_of(&address)) } else { name };
+        if self.by.is_some() {
             if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&name) {
                 name = Some(OTHERS.to_owned());
             }
@@ -178,11 +196,6 @@ impl Took {
         };
         self.0.iter().find(reaches).map(|(secs, _)| *secs)
     }
-}
-
-/// The domain behind the last @ of an address, or of a domain, as the queue has it.
-fn domain_of(address: &str) -> String {
-    domain_from(address.rsplit('@').next().unwrap_or_default()).as_str().to_owned()
 }
 
 #[cfg(test)]
@@ -265,5 +278,10 @@ mod tests {
         let reasons: Vec<_> =
             traffic.reasons.iter().map(|reason| (&*reason.reply, reason.recipients)).collect();
         assert_eq!(reasons, [("550 5.1.1 no user …", 5)]);
+        let mut counts = Counts::new(Some(GroupBy::Domain));
+        for n in 0..GROUPS_MAX + 50 {
+            assert_eq!(counts.domain_of(&format!("u@D{n}.test")), format!("d{n}.test"));
+        }
+        assert_eq!(counts.domains.len(), GROUPS_MAX);
     }
 }

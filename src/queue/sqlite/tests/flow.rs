@@ -107,6 +107,31 @@ fn history_says_by_what_a_message_is_found_how_it_left_and_who_ended_it() {
     bench.is_well();
 }
 
+/// Rows of one part: an index that begins with it is written at its end, though Message-IDs come in no order.
+#[test]
+fn history_is_in_parts_of_what_was_finished_one_after_the_other() {
+    let finish = |bench: &Bench, recipients: usize| {
+        let to: Vec<String> = (0..recipients).map(|n| format!("u{n}@example.com")).collect();
+        let due = bench.accept(&to.iter().map(String::as_str).collect::<Vec<_>>());
+        let fresh = due[0].fresh.clone().unwrap();
+        let results = due.iter().map(|due| (due.recipient, DELIVERED)).collect();
+        bench.queue.settle(settlement(&fresh, results)).wait();
+        bench.settled();
+    };
+    let parts =
+        "SELECT group_concat(rows) FROM (SELECT count(*) AS rows FROM history GROUP BY part ORDER BY part)";
+    let bench = Bench::new();
+    (0..3).for_each(|_| finish(&bench, 700));
+    assert_eq!(bench.text(parts), "1024,1024,52");
+    let bench = bench.restart();
+    finish(&bench, 1);
+    let waits = &bench.accept(&["removed@example.com"])[0];
+    super::super::admin::remove_one(&bench.somebody(), waits.recipient.0, waits.message.0).unwrap();
+    assert_eq!(bench.text(parts), "1024,1024,52,2");
+    assert_eq!(bench.text("SELECT group_concat(part) FROM history_parts"), "1,2,3,4");
+    bench.is_well();
+}
+
 #[test]
 fn what_was_accepted_is_there_after_a_restart() {
     let bench = Bench::new();

@@ -180,7 +180,7 @@ fn the_sweep_finds_and_repairs_what_hands_broke() {
     somebody
         .execute(
             "INSERT INTO history SELECT message_id, id, 'Q', '', address, 'delivered', 1, 2, 1, 1, NULL, NULL, NULL, NULL, NULL,
-                    NULL, NULL, NULL, NULL, NULL, NULL
+                    NULL, NULL, NULL, NULL, NULL, NULL, 1
              FROM recipients WHERE message_id = ?",
             [twice[0].message.0],
         )
