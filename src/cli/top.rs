@@ -7,6 +7,7 @@
 mod frame;
 mod terminal;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,11 +119,11 @@ impl Looker {
     fn count(&mut self) -> Result<(), crate::queue::QueueError> {
         let admin = Admin::to_read(&self.settings.queue.path)?;
         // What is fetched has a lane of its own, which only the users file would tell.
-        let backoffs = admin.backoffs()?;
+        let backoffs: HashSet<String> = admin.backoffs()?.into_iter().map(|row| row.lane).collect();
         let routes = &self.settings.routes;
         let lane_of = |domain: &crate::mail::Domain| -> Arc<str> {
             let fetched = atrn::lane(domain.as_str());
-            match backoffs.iter().any(|row| *row.lane == *fetched) {
+            match backoffs.contains(&*fetched) {
                 true => (*fetched).into(),
                 false => routes.lane(domain),
             }

@@ -61,6 +61,9 @@ impl Layout {
         match ran {
             Ran::Columns(names) => {
                 self.names = names.to_vec();
+                if self.mode == Mode::Json {
+                    number_equal(&mut self.names);
+                }
                 if self.mode == Mode::Csv {
                     csv_line(self.names.iter().map(|name| Cow::Borrowed(name.as_str())), out)?;
                 }
@@ -89,6 +92,7 @@ impl Layout {
                 let values: Vec<String> = cells.iter().map(|cell| seen(*cell)).collect();
                 writeln!(out, "{}", values.join("|"))
             }
+            Mode::Csv if self.columns.is_some() => csv_line(cells.iter().map(|cell| seen(*cell).into()), out),
             Mode::Csv => csv_line(cells.iter().map(|cell| raw(*cell)), out),
             Mode::Json => {
                 let object = self.names.iter().cloned().zip(cells.iter().map(|cell| value(*cell)));
@@ -149,6 +153,20 @@ fn csv_line<'v>(values: impl Iterator<Item = Cow<'v, str>>, out: &mut impl Write
         false => value.into_owned(),
     });
     write!(out, "{}\r\n", quoted.collect::<Vec<_>>().join(","))
+}
+
+/// An object has each name once: the second `a` becomes `a_2`.
+fn number_equal(names: &mut [String]) {
+    for at in 1..names.len() {
+        let (before, rest) = names.split_at_mut(at);
+        let name = &mut rest[0];
+        let mut number = 2;
+        let own = name.clone();
+        while before.contains(name) {
+            *name = format!("{own}_{number}");
+            number += 1;
+        }
+    }
 }
 
 /// As it is.
@@ -260,5 +278,21 @@ mod tests {
         assert!(shown(Mode::Csv).starts_with("id,reply\r\n1,\"a,\"\"b\"\"\x1b[2J\"\r\n-20,\r\n"));
         assert!(shown(Mode::List).starts_with("1|a,\"b\"\\x1B[2J\n-20|\n"));
         assert!(shown(Mode::Line).starts_with("   id = 1\nreply = a,\"b\"\\x1B[2J\n\n"));
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_in_csv_either() {
+        let (mut layout, mut out) = (Layout::new(Mode::Csv, Some(80)), Vec::new());
+        layout.tell(&Ran::Columns(&["a".to_owned()]), &mut out).unwrap();
+        layout.tell(&Ran::Row(&[Cell::Bytes(b"\x1b]0;b\x07")]), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "a\r\n\\x1B]0;b\\x07\r\n");
+    }
+
+    #[test]
+    fn columns_of_one_name_are_all_in_the_object() {
+        let (mut layout, mut out) = (Layout::new(Mode::Json, None), Vec::new());
+        layout.tell(&Ran::Columns(&["a", "a_2", "a", "a"].map(str::to_owned)), &mut out).unwrap();
+        layout.tell(&Ran::Row(&[1, 2, 3, 4].map(Cell::Integer)), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"a\":1,\"a_2\":2,\"a_3\":3,\"a_4\":4}\n");
     }
 }
