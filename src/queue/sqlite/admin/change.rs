@@ -14,7 +14,9 @@ use crate::queue::rows::Finished;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::failure::{explain, is_full};
 use crate::queue::sqlite::filter::Condition;
-use crate::queue::sqlite::settle::{DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY, last_part};
+use crate::queue::sqlite::settle::{
+    DELETE_CONTENT, DELETE_MESSAGE, DELETE_RECIPIENT, INSERT_HISTORY, last_part,
+};
 use crate::queue::sqlite::space;
 use crate::queue::sqlite::{odd, operator_log};
 use crate::queue::{MessageId, RecipientId};
