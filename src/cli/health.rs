@@ -7,22 +7,22 @@
 //! With `--ready` the relay itself is asked, at the first address of `[metrics] listen`. Where there is none, or nobody
 //! listens there, all that shows from outside is whether the disk has room.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lettre::transport::smtp::client::{SmtpConnection, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
+use socket2::{SockAddr, Socket, Type};
 
 use super::output::print;
 use crate::config::{self, ListenAddress, ListenTls};
 use crate::kit::text::printable;
 use crate::queue::admin::{Admin, DiskRoom};
 
-/// For each step with a listener. Docker's own time for a check is 30 s.
+/// For each step. Docker's own time for a check is 30 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Of what the relay says of itself.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -46,9 +46,12 @@ pub fn run(config: Option<&Path>, arguments: &Arguments) -> anyhow::Result<()> {
         let greeted = match (&listen.address, listen.tls) {
             (ListenAddress::Ip(address), ListenTls::Implicit) => greeted_over_tls(reachable(*address)),
             (ListenAddress::Ip(address), ListenTls::Starttls | ListenTls::Off) => {
-                greeted_at(reachable(*address))
+                connect(&reachable(*address).into()).map_err(Into::into).and_then(greeted)
             }
-            (ListenAddress::Unix(path), _) => greeted_at_socket(path),
+            (ListenAddress::Unix(path), _) => SockAddr::unix(path)
+                .and_then(|address| connect(&address))
+                .map_err(Into::into)
+                .and_then(greeted),
         };
         greeted.with_context(|| format!("{} does not answer; look at the relay's log", listen.address))?;
     }
@@ -88,17 +91,11 @@ pub(super) fn ask(config: Option<&Path>, path: &str) -> anyhow::Result<Option<An
     let answer = match address {
         ListenAddress::Ip(ip) => {
             let token = settings.token_file.as_deref().map(config::first_line).transpose()?.flatten();
-            TcpStream::connect_timeout(&reachable(*ip), PATIENCE).map(|stream| {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                get(stream, path, token.as_deref())
-            })
+            connect(&reachable(*ip).into()).map(|stream| get(stream, path, token.as_deref()))
         }
-        ListenAddress::Unix(socket) => UnixStream::connect(socket).map(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            get(stream, path, None)
-        }),
+        ListenAddress::Unix(socket) => {
+            SockAddr::unix(socket).and_then(|address| connect(&address)).map(|stream| get(stream, path, None))
+        }
     };
     // The relay that runs may have been started with another config.
     let Ok(answer) = answer else { return Ok(None) };
@@ -111,7 +108,7 @@ pub(super) fn ask(config: Option<&Path>, path: &str) -> anyhow::Result<Option<An
 }
 
 /// RFC 9112; the connection is closed behind the answer.
-fn get(mut stream: impl Read + Write, path: &str, token: Option<&str>) -> std::io::Result<String> {
+fn get(mut stream: impl Read + Write, path: &str, token: Option<&str>) -> io::Result<String> {
     let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n")?;
     let mut answer = String::new();
@@ -121,32 +118,38 @@ fn get(mut stream: impl Read + Write, path: &str, token: Option<&str>) -> std::i
 
 /// Where this machine reaches what listens on all its addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
+    loopback_of(address, || UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok())
+}
+
+/// `[::]` is IPv4 as well, and that alone where the machine has no IPv6, as in many networks of containers.
+fn loopback_of(address: SocketAddr, has_ipv6: impl FnOnce() -> bool) -> SocketAddr {
     let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() && has_ipv6() => Ipv6Addr::LOCALHOST.into(),
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
 }
 
-fn greeted_at(address: SocketAddr) -> anyhow::Result<()> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    greeted(stream)
+/// Connects, with a time for each step. A socket in the file system, too, waits for ever where its listener takes
+/// nobody, unless a time to write was set before (unix(7)).
+fn connect(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    match address.is_unix() {
+        true => socket.connect(address)?,
+        false => socket.connect_timeout(address, PATIENCE)?,
+    }
+    Ok(socket)
 }
 
-fn greeted_at_socket(path: &Path) -> anyhow::Result<()> {
-    let stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    greeted(stream)
-}
-
-/// RFC 5321 §3.1: 220 is the only good greeting.
+/// RFC 5321 §3.1: 220 is the only good greeting. 421 is that of a relay that has too much to do, which is alive.
 fn greeted(stream: impl Read + Write) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line)?;
-    if !line.starts_with("220") {
+    if !line.starts_with("220") && !line.starts_with("421") {
         bail!("it said {:?}", line.trim_end());
     }
     // It has answered; how it takes the leave is no matter.
@@ -161,8 +164,13 @@ fn greeted_over_tls(address: SocketAddr) -> anyhow::Result<()> {
         .dangerous_accept_invalid_hostnames(true)
         .build()?;
     let client = ClientId::default();
-    let mut connection = SmtpConnection::connect(address, Some(PATIENCE), &client, Some(&tls), None)?;
-    let _ = connection.quit();
+    match SmtpConnection::connect(address, Some(PATIENCE), &client, Some(&tls), None) {
+        Ok(mut connection) => drop(connection.quit()),
+        // A relay that has too much to do closes the connection before TLS, when nothing was said yet.
+        Err(_) if connect(&address.into()).is_ok_and(|mut stream| matches!(stream.read(&mut [0]), Ok(0))) => {
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 
@@ -172,10 +180,14 @@ mod tests {
 
     #[test]
     fn all_addresses_are_reached_over_loopback() {
-        for (listens, reached) in
-            [("0.0.0.0:587", "127.0.0.1:587"), ("[::]:25", "[::1]:25"), ("192.0.2.1:587", "192.0.2.1:587")]
-        {
-            assert_eq!(reachable(listens.parse().unwrap()).to_string(), reached);
+        for (listens, has_ipv6, reached) in [
+            ("0.0.0.0:587", true, "127.0.0.1:587"),
+            ("[::]:25", true, "[::1]:25"),
+            ("[::]:25", false, "127.0.0.1:25"),
+            ("[2001:db8::1]:25", false, "[2001:db8::1]:25"),
+            ("192.0.2.1:587", true, "192.0.2.1:587"),
+        ] {
+            assert_eq!(loopback_of(listens.parse().unwrap(), || has_ipv6).to_string(), reached);
         }
     }
 }

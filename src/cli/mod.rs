@@ -197,12 +197,12 @@ fn explain_command(
 }
 
 /// `postrider queue` with these words behind it.
-fn queue_by_words(config: &Path, words: &[&str]) -> anyhow::Result<()> {
+fn queue_by_words(config: Option<&Path>, words: &[&str]) -> anyhow::Result<()> {
     let words = &[&["queue"], words].concat();
     let parsed = Arguments::try_parse_from([&["postrider"], &words[..]].concat());
     let parsed = parsed.map_err(|error| WrongUsage(one_line(&error.to_string(), words)));
     match parsed?.command {
-        Command::Queue(arguments) => queue_command(Some(config), &arguments),
+        Command::Queue(arguments) => queue_command(config, &arguments),
         other => Err(WrongUsage(format!("{other:?} is not about the queue")).into()),
     }
 }
@@ -316,14 +316,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
         log_output::say(&problems.to_string());
         return ExitCode::from(WRONG_USAGE);
     }
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Many errors name their cause themselves, with what to do behind it.
-        if !said.contains(&cause) {
-            said.push_str(&format!(": {cause}"));
-        }
-    }
-    log_output::say(&format!("postrider: {}", said.replace('\n', " ")));
+    log_output::say(&format!("postrider: {}", output::whole(error).replace('\n', " ")));
     let is_wrong_socket =
         matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
     if error.is::<WrongUsage>() || is_wrong_socket { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }

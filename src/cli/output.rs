@@ -63,6 +63,17 @@ pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(gone) || error.downcast_ref().is_some_and(of_shell)
 }
 
+/// An error with its causes. Many errors name their cause themselves, with what to do behind it.
+pub(super) fn whole(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said.push_str(&format!(": {cause}"));
+        }
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,3 +125,36 @@ fn cells(name: &str, line: &TrafficLine) -> Vec<String> {
         took(line.p95_secs),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::admin::Reason;
+
+    #[test]
+    fn what_is_left_out_is_said_of_groups_and_of_reasons() {
+        let line = |name: &str| TrafficLine { name: Some(name.to_owned()), ..TrafficLine::default() };
+        let reason = Reason {
+            recipients: 1,
+            state: "failed".to_owned(),
+            reply_source: Some("local".to_owned()),
+            reply: "554 no".to_owned(),
+        };
+        let mut traffic = Traffic {
+            since: String::new(),
+            total: line("all"),
+            own: TrafficLine::default(),
+            groups: vec![line("a"), line("b")],
+            groups_total: 7,
+            reasons: vec![reason],
+            reasons_total: 3,
+        };
+        let some = text(&traffic, Some(By::User), Look::default());
+        for words in ["(the first 2 of 7; more with --limit)", "(the first 1 of 3; ", "(local) 554 no"] {
+            assert!(some.contains(words), "{words}: {some}");
+        }
+        (traffic.groups_total, traffic.reasons_total) = (2, 1);
+        let all = text(&traffic, Some(By::User), Look::default());
+        assert!(!all.contains("--limit"), "{all}");
+    }
+}

@@ -10,29 +10,37 @@ mod client;
 mod exit;
 mod message;
 mod options;
+mod passed_on;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Uid, User};
 
 use super::log_output;
-use super::output::{WrongUsage, is_reader_gone, print};
+use super::output::{self, WrongUsage, is_reader_gone, print};
 use crate::config::{Problems, SUBMIT};
 use crate::mail::Address;
+use addresses::Home;
 use client::{Client, Envelope, Failure, Target};
+use message::Named;
 use options::{Mode, Options};
 
 /// Looks at the queue of a config, or acts on it.
-type Queue = fn(&Path, &[&str]) -> anyhow::Result<()>;
+type Queue = fn(Option<&Path>, &[&str]) -> anyhow::Result<()>;
 
 /// Whose queue `-bp` and `-q` are about, unless `-C` says otherwise.
 const CONFIG: &str = "/etc/postrider/postrider.toml";
 /// What is read of standard input where the relay does not say how much it takes.
 const INPUT_BYTES_MAX: u64 = 1 << 30;
+/// What is read before the relay is asked how much it takes: nearly every message, which so needs one session.
+const READ_FIRST: u64 = 1 << 20;
 
 const HELP: &str = "\
 usage: sendmail [options] [recipients]
@@ -52,7 +60,7 @@ Hands the message on standard input to the relay of this machine.
   -bp          list the queue (mailq); -q, -qR DOMAIN, -qI ID try now what waits: for whom may read the queue
 
 POSTRIDER_SUBMIT says where the relay listens: unix:/run/postrider/submit.sock (the default), or 127.0.0.1:587.
-0: the relay has it on disk. 64 wrong usage, 65 unusable message, 67 a recipient is refused, 69 it is too large,
+0: the relay has it on disk. 64 wrong usage, 65 unusable message, 66 no input, 67 a recipient is refused, 69 it is too large,
 75 try again later, 77 not allowed, 78 wrong config. Nothing was sent then.
 ";
 
@@ -84,9 +92,9 @@ pub(super) fn run(arguments: Vec<OsString>, queue: Queue) -> ExitCode {
 
 fn act(arguments: Vec<OsString>, queue: Queue) -> Result<(), Failure> {
     let usage = |why| Failure::new(exit::USAGE, why);
-    let text =
-        |argument: OsString| argument.into_string().map_err(|text| usage(format!("{text:?} is not UTF-8")));
-    let arguments = arguments.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    // A full name may be Latin-1; an address may not, and is refused where it is read.
+    let arguments: Vec<String> =
+        arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let options = Options::read(&arguments).map_err(usage)?;
     let target =
         || Target::read(std::env::var_os(SUBMIT).map(|text| text.to_string_lossy().into_owned()).as_deref());
@@ -115,41 +123,42 @@ fn failed(error: anyhow::Error) -> Result<(), Failure> {
         ref error if error.is::<WrongUsage>() => exit::USAGE,
         _ => exit::UNAVAILABLE,
     };
-    Err(Failure::new(code, format!("{error:#}")))
+    Err(Failure::new(code, output::whole(&error)))
 }
 
 /// The main work: standard input to the relay.
 fn send(options: &Options, target: &Target) -> Result<(), Failure> {
-    // A caller may take hours to write, which no session waits for: this one only says how much may come.
-    let size_max = Client::greet(target, false).map(|client| client.size_max().unwrap_or(INPUT_BYTES_MAX));
-    // Read in any case: whoever writes to a pipe that nobody reads dies of it, and never sees why.
-    let input = read(io::stdin().lock(), size_max.as_ref().copied().unwrap_or(0));
-    let size_max = size_max?;
-    let input = input.map_err(|error| Failure::new(exit::TEMPORARY, format!("standard input: {error}")))?;
-    let input = input.ok_or_else(|| {
-        Failure::new(
-            exit::UNAVAILABLE,
-            format!("the message is larger than the {size_max} bytes that the relay takes"),
-        )
-    })?;
-    let content = message::content(&input, options.dot_ends);
-    drop(input);
-    let mut names = options.recipients.clone();
-    if options.reads_recipients {
-        names.extend(message::recipients(&content).map_err(|why| Failure::new(exit::BAD_DATA, why))?);
+    let bad = |why: String| Failure::new(exit::BAD_DATA, why);
+    let input = input(target)?;
+    let mut content = message::content(&input, options.dot_ends);
+    let named = if options.reads_recipients { message::recipients(&content) } else { Named::default() };
+    let mut client = Client::greet(target, options.verbose)?;
+    let size_max = client.size_max().unwrap_or(INPUT_BYTES_MAX);
+    if input.len() as u64 > size_max {
+        return Err(too_large(size_max));
     }
-    if names.is_empty() {
-        return Err(Failure::new(
-            exit::BAD_DATA,
-            "neither the header nor the command line names a recipient",
-        ));
+    drop(input);
+
+    let (hostname, machine) = (client.hostname.clone(), machine());
+    let home = Home { hostname: &hostname, machine: &machine };
+    let address = |name: &str| home.qualified(name).map_err(bad);
+    let mut recipients =
+        options.recipients.iter().map(|name| address(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut wrong = named.wrong;
+    for name in named.recipients {
+        match home.qualified(&name) {
+            Ok(recipient) => recipients.push(recipient),
+            Err(why) => wrong.push(why),
+        }
+    }
+    if recipients.is_empty() {
+        let wrong: String = wrong.iter().map(|why| format!("; {why}")).collect();
+        return Err(bad(format!("neither the header nor the command line names a recipient{wrong}")));
+    }
+    for why in wrong {
+        log_output::say(&format!("sendmail: {why}; it goes to the other recipients"));
     }
 
-    let mut client = Client::greet(target, options.verbose)?;
-    let address = |name: &str| {
-        addresses::qualified(name, &client.hostname).map_err(|why| Failure::new(exit::BAD_DATA, why))
-    };
-    let recipients = names.iter().map(|name| address(name)).collect::<Result<Vec<_>, _>>()?;
     let (login, gecos) = caller();
     let own = options.sender.as_deref().unwrap_or(&login);
     let sender = if own.is_empty() { None } else { Some(address(own)?) };
@@ -158,7 +167,8 @@ fn send(options: &Options, target: &Target) -> Result<(), Failure> {
         None => address("MAILER-DAEMON")?,
     };
     let full_name = options.full_name.clone().or(gecos.filter(|_| options.sender.is_none()));
-    let content = message::with_from(content, &author, full_name.as_deref());
+    message::without_nul(&mut content);
+    let content = message::with_from(message::with_domains(content, &home), &author, full_name.as_deref());
     let envelope = Envelope {
         sender: sender.as_ref(),
         recipients: &without_doubles(recipients),
@@ -167,14 +177,59 @@ fn send(options: &Options, target: &Target) -> Result<(), Failure> {
         envid: options.envid.as_deref(),
         notify: options.notify.as_deref(),
     };
-    client.send(&envelope, &content)
+    client.send(&envelope, &content)?;
+    client.quit();
+    Ok(())
 }
 
-/// All of the input; none where it is longer, and then it is read to its end all the same.
-fn read(mut input: impl Read, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    (&mut input).take(bytes_max).read_to_end(&mut bytes)?;
-    Ok((io::copy(&mut input, &mut io::sink())? == 0).then_some(bytes))
+/// All of standard input, which no session waits for: a caller may take hours to write. Of one that is long, the relay
+/// is asked first how much it takes.
+fn input(target: &Target) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::new(exit::TEMPORARY, format!("standard input: {error}"));
+    if is_closed() {
+        return Err(Failure::new(exit::NO_INPUT, "standard input is closed; the message is read from there"));
+    }
+    let mut stdin = io::stdin().lock();
+    let mut input = Vec::new();
+    (&mut stdin).take(READ_FIRST).read_to_end(&mut input).map_err(failed)?;
+    if (input.len() as u64) < READ_FIRST {
+        return Ok(input);
+    }
+    let size_max = Client::greet(target, false).map(|client| {
+        let size_max = client.size_max().unwrap_or(INPUT_BYTES_MAX);
+        client.quit();
+        size_max
+    });
+    // Read in any case: whoever writes to a pipe that nobody reads dies of it, and never sees why.
+    let is_all = read_on(&mut input, stdin, size_max.as_ref().copied().unwrap_or(0)).map_err(failed)?;
+    let size_max = size_max?;
+    if is_all { Ok(input) } else { Err(too_large(size_max)) }
+}
+
+/// Whether it was closed when this program was started. Rust has opened /dev/null in its place by now, to read and to
+/// write; `</dev/null` of a shell is to read.
+fn is_closed() -> bool {
+    let device = |path: &str| std::fs::metadata(path).map(|file| file.rdev());
+    let is_null = device("/dev/stdin").and_then(|stdin| Ok(stdin == device("/dev/null")?)).unwrap_or(false);
+    let flags = fcntl(io::stdin(), FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
+    is_null && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
+}
+
+/// Reads on, up to so many bytes in all; false: it is longer, and then it is read to its end all the same.
+fn read_on(bytes: &mut Vec<u8>, mut input: impl Read, bytes_max: u64) -> io::Result<bool> {
+    (&mut input).take(bytes_max.saturating_sub(bytes.len() as u64)).read_to_end(bytes)?;
+    Ok(io::copy(&mut input, &mut io::sink())? == 0 && bytes.len() as u64 <= bytes_max)
+}
+
+fn too_large(size_max: u64) -> Failure {
+    let why = format!("the message is larger than the {size_max} bytes that the relay takes");
+    Failure::new(exit::UNAVAILABLE, why)
+}
+
+/// What this machine calls itself, without a domain.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().split('.').next().unwrap_or_default().to_owned()
 }
 
 /// The name of the user who runs this, and what the list of users has as their full name.
@@ -208,20 +263,34 @@ fn smtp(target: &Target) -> Result<(), Failure> {
     let mut to_relay = socket.try_clone().map_err(failed)?;
     // It is not waited for: when the relay has closed the connection, nothing that is said matters.
     std::thread::spawn(move || {
-        let _ = copy(io::stdin().lock(), &mut to_relay);
+        let mut ends = passed_on::LineEnds::default();
+        let _ = copy(io::stdin().lock(), &mut to_relay, |bytes| ends.mended(bytes));
         let _ = to_relay.shutdown(Shutdown::Write);
     });
-    copy(&socket, io::stdout().lock()).map_err(failed)
+    let mut last = passed_on::LastReply::default();
+    copy(&socket, io::stdout().lock(), |bytes| {
+        last.hear(bytes);
+        bytes.into()
+    })
+    .map_err(failed)?;
+    match last.is_success() {
+        true => Ok(()),
+        false => Err(Failure::new(exit::TEMPORARY, "the relay ended the dialogue with a refusal")),
+    }
 }
 
 /// Hands on what comes as it comes.
-fn copy(mut from: impl Read, mut to: impl io::Write) -> io::Result<()> {
+fn copy(
+    mut from: impl Read,
+    mut to: impl io::Write,
+    mut changed: impl FnMut(&[u8]) -> Cow<'_, [u8]>,
+) -> io::Result<()> {
     let mut buffer = [0; 16 << 10];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => {
-                to.write_all(&buffer[..read])?;
+                to.write_all(&changed(&buffer[..read]))?;
                 to.flush()?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -232,7 +301,8 @@ fn copy(mut from: impl Read, mut to: impl io::Write) -> io::Result<()> {
 
 /// `postrider queue`, for whom may read the queue.
 fn by_words(options: &Options, words: &[&str], queue: Queue) -> Result<(), Failure> {
-    let config = options.config.as_deref().unwrap_or(Path::new(CONFIG));
+    // A container has its config in the environment.
+    let config = options.config.as_deref().or(Some(Path::new(CONFIG)).filter(|path| path.exists()));
     queue(config, words).or_else(failed)
 }
 
@@ -259,10 +329,12 @@ mod tests {
 
     #[test]
     fn input_is_read_to_its_end_and_kept_up_to_the_limit() {
-        for (bytes, kept) in [(0, true), (9, true), (10, true), (11, false), (100_000, false)] {
+        for (bytes, is_all) in [(0, true), (5, true), (6, false), (100_000, false)] {
             let mut input = io::Cursor::new(vec![b'a'; bytes]);
-            assert_eq!(read(&mut input, 10).unwrap().is_some(), kept, "{bytes}");
-            assert_eq!(input.position(), bytes as u64);
+            let mut kept = b"first".to_vec();
+            assert_eq!(read_on(&mut kept, &mut input, 10).unwrap(), is_all, "{bytes}");
+            assert_eq!((input.position(), kept.len()), (bytes as u64, 5 + bytes.min(5)));
         }
+        assert!(!read_on(&mut b"first".to_vec(), io::empty(), 4).unwrap());
     }
 }

@@ -18,7 +18,7 @@ use super::check;
 use super::log_output;
 use super::on_demand::OnDemand;
 use super::operator_queries::OperatorInfo;
-use super::output::print;
+use super::output::{self, print};
 use crate::clock::Clock;
 use crate::config::{self, Generation, ListenAddress, MetricsSettings, Settings};
 use crate::delivery::https::Https;
@@ -383,7 +383,7 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     match outcome {
         Ok(()) => log::info!("config reloaded"),
         Err(error) => {
-            let text = format!("the new config is not used, the old one stays: {error:#}");
+            let text = format!("the new config is not used, the old one stays: {}", output::whole(&error));
             text.lines().for_each(|line| log::error!("{line}"));
         }
     }

@@ -154,8 +154,11 @@ fn variable(name: &str, text: String) -> Result<Option<Variable>, String> {
 /// Kubernetes tells each container where the services of its namespace are: for one called `postrider` by
 /// `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT=tcp://…`, `POSTRIDER_PORT_587_TCP_ADDR` and so on.
 fn is_service_link(name: &str, text: &str) -> bool {
-    let is_port = name.contains("PORT_") && (name.contains("_TCP") || name.contains("_UDP"));
-    name.ends_with("SERVICE_HOST") || name.contains("SERVICE_PORT") || is_port || text.starts_with("tcp://")
+    let is_port = name.contains("PORT_") && ["_TCP", "_UDP", "_SCTP"].iter().any(|word| name.contains(word));
+    let is_address = name.ends_with("_PORT") && text.contains("://");
+    // Of a link of Docker: `POSTRIDER_NAME=/web/postrider`.
+    let is_link = name == "POSTRIDER_NAME" && text.starts_with('/');
+    name.ends_with("SERVICE_HOST") || name.contains("SERVICE_PORT") || is_port || is_address || is_link
 }
 
 fn target(name: &str) -> Option<Target> {

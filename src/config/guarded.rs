@@ -14,6 +14,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
+
 /// Root; what it owns is trusted by everybody.
 const ROOT: u32 = 0;
 const WRITABLE_BY_GROUP: u32 = 0o020;
@@ -118,7 +120,14 @@ fn writable(path: &Path, found: &Metadata) -> Option<String> {
     }
     let who = writers(found.mode(), || Accounts::read().others_in(found.gid(), found.uid()))?;
     let name = path.display();
-    Some(format!("{name} can be changed by {who} (mode {:04o}); chmod go-w {name}", found.mode() & 0o7777))
+    // What a container has of a secret cannot be changed there, and how it is mounted says its mode.
+    let is_read_only =
+        rustix::fs::statvfs(path).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let remedy = match is_read_only {
+        true => "mount it with mode 0440 or 0400 (Kubernetes: defaultMode: 0440 of the volume)".to_owned(),
+        false => format!("chmod go-w {name}"),
+    };
+    Some(format!("{name} can be changed by {who} (mode {:04o}); {remedy}", found.mode() & 0o7777))
 }
 
 /// Who but the owner may write, by the mode; `others` of the group, if any.

@@ -200,7 +200,10 @@ fn tables_of_the_environment_follow_those_of_the_file() {
     variables.push(("POSTRIDER_ALIASES".to_owned(), "{ root = ['ops@example.com'] }".to_owned()));
     variables.push(("POSTRIDER_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned()));
     variables.push(("POSTRIDER_PORT_587_TCP_ADDR".to_owned(), "10.0.0.1".to_owned()));
-    variables.push(("POSTRIDER_PORT".to_owned(), "tcp://10.0.0.1:587".to_owned()));
+    variables.push(("POSTRIDER_PORT".to_owned(), "udp://10.0.0.1:587".to_owned()));
+    variables.push(("POSTRIDER_SMTP_PORT".to_owned(), "sctp://10.0.0.1:587".to_owned()));
+    variables.push(("POSTRIDER_PORT_587_SCTP_PROTO".to_owned(), "sctp".to_owned()));
+    variables.push(("POSTRIDER_NAME".to_owned(), "/web/postrider".to_owned()));
     let variables: Vec<(&str, &str)> =
         variables.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let (settings, _) = dir.read_with(&config("", &[]), &variables).unwrap();

@@ -132,11 +132,16 @@ impl Event<'_> {
     /// Gives it to `then` without local parts of addresses.
     fn masked(&self, then: impl FnOnce(&Event<'_>)) {
         let known: Vec<&str> = self.values.iter().flat_map(|value| value.addresses()).copied().collect();
-        let masked = |value: &Value<'_>| match value {
+        let names = pieces(self.text).filter_map(|(_, field)| Some(field?.name));
+        let masked = |(name, value): (&str, &Value<'_>)| match value {
+            // Who logged in is no secret unless the name is an address, also where the sender's local part is the same.
+            Value::Foreign(words) if matches!(name, "user" | "login") => {
+                vec![mask::words(&words.to_string(), &[]).into_owned()]
+            }
             Value::Foreign(words) => vec![mask::words(&words.to_string(), &known).into_owned()],
             value => value.addresses().iter().map(|address| mask::address(address)).collect(),
         };
-        let words: Vec<Vec<String>> = self.values.iter().map(masked).collect();
+        let words: Vec<Vec<String>> = names.zip(self.values).map(masked).collect();
         let words: Vec<Vec<&str>> = words.iter().map(|of| of.iter().map(String::as_str).collect()).collect();
         let values = self.values.iter().zip(&words).map(|(value, words)| match (value, words.as_slice()) {
             (Value::Foreign(_), [word]) => Value::Own(word),
@@ -296,14 +301,23 @@ mod tests {
             Value::Own(&"<id@b.test>"),
             Value::Number(1),
         ];
-        let event = event("to=<{to}> from=<{from}>{also: also=<$>} reply={reply} id={id} n={n}", &values);
+        let all = event("to=<{to}> from=<{from}>{also: also=<$>} reply={reply} id={id} n={n}", &values);
         let mut line = String::new();
-        event.masked(|event| line = event.to_string());
+        all.masked(|event| line = event.to_string());
         assert_eq!(
             line,
             "to=<***@a.test> from=<> also=<***@b.test> also=<***@b.test> reply=550 *** or ***: ask ***@b.test \
              id=<id@b.test> n=1"
         );
+        // Names of users stay, also where a local part is the same.
+        let values = [Value::Address(Some("root@a.test")), Value::Foreign(&"root")];
+        let jane = [Value::Address(Some("jane@a.test")), Value::Foreign(&"jane@b.test")];
+        for (values, expected) in
+            [(values, "from=<***@a.test> user=root"), (jane, "from=<***@a.test> user=***@b.test")]
+        {
+            event("from=<{from}> user={user}", &values).masked(|event| line = event.to_string());
+            assert_eq!(line, expected);
+        }
     }
 
     #[test]

@@ -46,11 +46,28 @@ impl Labels {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadTag;
 
-/// A Message-ID as it is kept, from the field or as a person types it: without what stands around its angle brackets.
+/// A Message-ID as it is kept, from the field or as a person types it: the first one, without its angle brackets and
+/// what stands around them.
 pub fn message_id(value: &[u8]) -> Option<String> {
     let line = one_line(value);
-    let inner = line.split_once('<').map_or(&*line, |(_, id)| id.rsplit_once('>').map_or(id, |(id, _)| id));
+    let inner = behind_comments(&line).map_or(&*line, |id| id.split_once('>').map_or(id, |(id, _)| id));
     kept(inner, MESSAGE_ID_CHARS_MAX)
+}
+
+/// What stands behind the first angle bracket that is in no comment (RFC 5322 §3.2.2).
+fn behind_comments(line: &str) -> Option<&str> {
+    let mut depth = 0_usize;
+    let mut characters = line.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '<' if depth == 0 => return Some(&line[at + 1..]),
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            '\\' if depth > 0 => drop(characters.next()),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// A Subject as it is kept: unfolded, decoded (RFC 2047) where it is UTF-8 or Latin-1, and cut.
@@ -147,9 +164,16 @@ mod tests {
 
     #[test]
     fn a_message_id_is_kept_without_its_brackets_however_it_is_written() {
-        for value in
-            ["<a.b@c.test>", " <a.b@c.test>\r\n", "a.b@c.test", "(x) <a.b@c.test> (y)", "\r\n\t<a.b@c.test>"]
-        {
+        for value in [
+            "<a.b@c.test>",
+            " <a.b@c.test>\r\n",
+            "a.b@c.test",
+            "(x) <a.b@c.test> (y)",
+            "\r\n\t<a.b@c.test>",
+            "(x (<y>) \\) <z@c.test>) <a.b@c.test>",
+            "<a.b@c.test> <d@c.test>",
+            "<a.b@c.test>>",
+        ] {
             assert_eq!(message_id(value.as_bytes()).as_deref(), Some("a.b@c.test"), "{value:?}");
         }
         assert_eq!(message_id(b" \r\n"), None);

@@ -1,6 +1,7 @@
 //! `postrider queue find`: mail by what it is known by outside.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::mail::labels;
 use crate::queue::admin::Wanted;
@@ -11,7 +12,7 @@ pub(super) struct FindArgs {
     #[command(flatten)]
     wanted: Known,
     /// At most this many lines
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
     /// One JSON object a line
     #[arg(long)]
@@ -22,12 +23,13 @@ pub(super) struct FindArgs {
 #[group(required = true, multiple = false)]
 struct Known {
     /// The Message-ID of its header, with or without angle brackets
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     message_id: Option<String>,
-    /// How its Subject begins, in upper or lower case; or a pattern, as in '*4711*'
-    #[arg(long, value_name = "TEXT")]
+    /// How its Subject begins; or a pattern, as in '*4711*'. Upper and lower case are the same for a to z only
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     subject: Option<String>,
     /// Its label: X-Postrider-Tag; * stands for anything, as in 'shop/*'
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     tag: Option<String>,
 }
 
@@ -53,7 +55,7 @@ pub(super) fn nothing(wanted: &Wanted) -> String {
         ),
         Wanted::Subject(text) => format!(
             "no subject is like {text:?}: subjects are kept only with [log] subject = true, of mail that came since; \
-             * stands for anything, as in '*{text}*'"
+             letters beyond a to z are found as they are written, and * stands for anything, as in '*{text}*'"
         ),
         Wanted::Tag(tag) => format!(
             "no message is tagged {tag}: the field is X-Postrider-Tag; postrider report --by tag shows which tags there \

@@ -1,12 +1,14 @@
 //! The client's side of SMTP, as far as `sendmail` needs it: one message to the relay of this machine.
 //!
 //! A message goes to all of its recipients or to none: whoever calls is told by one number, and tries again with all.
+//! More recipients than the relay takes at once go in several transactions, after it was asked about all of them; if it
+//! ends between two of these, the first have the message, which is said.
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain as Family, SockAddr, Socket, Type};
 
@@ -17,6 +19,12 @@ use crate::mail::{Address, Domain};
 const DEFAULT: &str = "unix:/run/postrider/submit.sock";
 /// Longer than the relay needs for a commit on a slow disk (RFC 5321 §4.5.3.2).
 const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long it is tried again where the relay has too many sessions: cron and PHP try nothing again.
+const CROWDED: Duration = Duration::from_secs(30);
+/// The same where nobody listens: a relay that is restarted, also after a crash (`RestartSec=5` of the service).
+const RESTARTED: Duration = Duration::from_secs(8);
+/// Between two tries, at most.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Of a reply, more than any relay says.
 const REPLY_BYTES_MAX: u64 = 64 << 10;
 
@@ -62,6 +70,14 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(code: u8, text: impl Into<String>) -> Failure {
         Failure { code, text: text.into() }
+    }
+
+    /// The same, where some of the recipients have the message.
+    fn after(mut self, sent: usize, all: usize) -> Failure {
+        if sent > 0 {
+            self.text.push_str(&format!("; the first {sent} of {all} recipients have it"));
+        }
+        self
     }
 
     /// A refusal: later, or for good.
@@ -127,22 +143,43 @@ pub(super) fn connect(target: &Target) -> Result<Socket, Failure> {
 }
 
 impl Client {
-    /// Connects, and hears what the relay calls itself and offers.
+    /// Connects, and hears what the relay calls itself and offers. It is tried again where the relay has no room, or is
+    /// being started.
     ///
     /// # Errors
     /// Nothing can be sent now.
     pub(super) fn greet(target: &Target, verbose: bool) -> Result<Client, Failure> {
-        let stream = BufReader::new(connect(target)?);
-        let mut client = Client { stream, verbose, hostname: String::new(), offered: Vec::new() };
-        let greeting = client.reply()?;
-        if greeting.code != 220 {
-            return Err(Failure::refused("the relay", &greeting, exit::TEMPORARY));
+        let begin = Instant::now();
+        // Not all of a burst at the same time.
+        let mut pause = Duration::from_millis(50 + u64::from(std::process::id() % 64) * 4);
+        loop {
+            match Client::try_to_greet(target, verbose) {
+                Ok(client) => return Ok(client),
+                Err((_, patience)) if begin.elapsed() + pause < patience => std::thread::sleep(pause),
+                Err((failure, _)) => return Err(failure),
+            }
+            pause = PAUSE_MAX.min(pause * 2);
         }
-        let hello = client.say("EHLO localhost")?;
+    }
+
+    /// Once; or why not, and how long it may be tried again.
+    fn try_to_greet(target: &Target, verbose: bool) -> Result<Client, (Failure, Duration)> {
+        let patience = |failure: Failure| match failure.code {
+            exit::TEMPORARY => (failure, RESTARTED),
+            _ => (failure, Duration::ZERO),
+        };
+        let stream = BufReader::new(connect(target).map_err(patience)?);
+        let mut client = Client { stream, verbose, hostname: String::new(), offered: Vec::new() };
+        let greeting = client.reply().map_err(patience)?;
+        if greeting.code != 220 {
+            let patience = if greeting.code == 421 { CROWDED } else { Duration::ZERO };
+            return Err((Failure::refused("the relay", &greeting, exit::TEMPORARY), patience));
+        }
+        let hello = client.say("EHLO localhost").map_err(patience)?;
         let mut lines = hello.text.lines();
         let hostname = lines.next().and_then(|line| line.split(' ').next()).unwrap_or_default().to_owned();
         if hello.code != 250 || Domain::parse(&hostname).is_err() {
-            return Err(Failure::refused("the relay", &hello, exit::TEMPORARY));
+            return Err((Failure::refused("the relay", &hello, exit::TEMPORARY), Duration::ZERO));
         }
         client.offered = lines.map(str::to_ascii_uppercase).collect();
         client.hostname = hostname;
@@ -159,11 +196,42 @@ impl Client {
         self.offered.iter().any(|line| line.split(' ').next() == Some(keyword))
     }
 
+    /// Says goodbye.
+    pub(super) fn quit(mut self) {
+        // How it takes that changes nothing.
+        let _ = self.say("QUIT");
+    }
+
     /// Sends one message. When it returns, the relay has said 250.
     ///
     /// # Errors
-    /// Nothing was sent; or the relay's answer to the content was lost, which is said.
+    /// Nothing was sent; or the relay's answer to the content was lost, or it has the message for some, which is said.
     pub(super) fn send(&mut self, envelope: &Envelope<'_>, content: &[u8]) -> Result<(), Failure> {
+        let all = envelope.recipients;
+        let mut taken = self.begin(envelope, all)?;
+        if taken < all.len() {
+            // Whoever is refused is refused before anything is sent.
+            let mut asked = taken;
+            while asked < all.len() {
+                self.say("RSET")?;
+                asked += self.begin(envelope, &all[asked..])?;
+            }
+            self.say("RSET")?;
+            taken = self.begin(envelope, all)?;
+        }
+        let mut sent = 0;
+        loop {
+            self.hand_over(content).map_err(|failure| failure.after(sent, all.len()))?;
+            sent += taken;
+            if sent == all.len() {
+                return Ok(());
+            }
+            taken = self.begin(envelope, &all[sent..]).map_err(|failure| failure.after(sent, all.len()))?;
+        }
+    }
+
+    /// Begins a transaction; how many of the recipients the relay takes in it.
+    fn begin(&mut self, envelope: &Envelope<'_>, recipients: &[Address]) -> Result<usize, Failure> {
         let mail = self.mail_command(envelope);
         let reply = self.say(&mail)?;
         if reply.code != 250 {
@@ -171,23 +239,28 @@ impl Client {
         }
         let notify = envelope.notify.filter(|_| self.offers("DSN"));
         let notify = notify.map_or(String::new(), |notify| format!(" NOTIFY={notify}"));
-        for recipient in envelope.recipients {
+        for (taken, recipient) in recipients.iter().enumerate() {
             let reply = self.say(&format!("RCPT TO:<{recipient}>{notify}"))?;
+            // RFC 5321 §4.5.3.1.10: the rest goes in another transaction.
+            if taken > 0 && reply.code == 452 && reply.text.starts_with("4.5.3") {
+                return Ok(taken);
+            }
             if !matches!(reply.code, 250 | 251) {
                 return Err(Failure::refused(&format!("<{recipient}>"), &reply, exit::NO_USER));
             }
         }
+        Ok(recipients.len())
+    }
+
+    /// The content, to those who were named.
+    fn hand_over(&mut self, content: &[u8]) -> Result<(), Failure> {
         let reply = self.say("DATA")?;
         if reply.code != 354 {
             return Err(Failure::refused("the message", &reply, exit::UNAVAILABLE));
         }
         self.write(&dotted(content)).map_err(|error| lost(&error))?;
         match self.reply() {
-            Ok(reply) if reply.code == 250 => {
-                // It has the message; how it says goodbye changes nothing.
-                let _ = self.say("QUIT");
-                Ok(())
-            }
+            Ok(reply) if reply.code == 250 => Ok(()),
             Ok(reply) => Err(Failure::refused("the message", &reply, exit::BAD_DATA)),
             Err(Failure { code, text }) => {
                 Err(Failure::new(code, format!("{text}; the relay may have the message all the same")))

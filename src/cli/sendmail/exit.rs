@@ -2,6 +2,7 @@
 
 pub(super) const USAGE: u8 = 64;
 pub(super) const BAD_DATA: u8 = 65;
+pub(super) const NO_INPUT: u8 = 66;
 pub(super) const NO_USER: u8 = 67;
 pub(super) const UNAVAILABLE: u8 = 69;
 pub(super) const TEMPORARY: u8 = 75;

@@ -1,16 +1,21 @@
 //! What stood on standard input, made the content of a message: pure.
 //!
-//! Lines end in CR LF, the dot that ends a message is found, recipients are read from the header, and From is added
-//! where there is none. The rest is the relay's: it adds Date, Message-ID and Received, and removes Bcc.
+//! Lines end in CR LF, the dot that ends a message is found, recipients are read from the header, names in it get their
+//! domain, and From is added where there is none. The rest is the relay's: it adds Date, Message-ID and Received, and
+//! removes Bcc.
+
+use std::ops::Range;
 
 use lettre::message::header::{self, Headers};
 use lettre::message::{Mailbox, Mailboxes};
 
-use super::addresses;
+use super::addresses::{Home, List};
 use crate::mail::Address;
 
 /// The lines with CR LF at their ends, up to one with a dot alone where that ends the message.
 pub(super) fn content(input: &[u8], dot_ends: bool) -> Vec<u8> {
+    // A byte order mark, which programs of Windows write, would be part of the first field's name.
+    let input = input.strip_prefix(b"\xef\xbb\xbf").unwrap_or(input);
     let mut content = Vec::with_capacity(input.len() + input.len() / 32);
     for line in input.split_inclusive(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -31,26 +36,65 @@ pub(super) fn content(input: &[u8], dot_ends: bool) -> Vec<u8> {
     content
 }
 
-/// The recipients that the header names: To, Cc and Bcc; or, where a message is sent once more, Resent-To, Resent-Cc
-/// and Resent-Bcc (RFC 5322 §3.6.6).
-///
-/// # Errors
-/// A field that cannot be read, for a person.
-pub(super) fn recipients(content: &[u8]) -> Result<Vec<String>, String> {
+/// What the header names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) recipients: Vec<String>,
+    /// Of fields that cannot be read whole, for a person.
+    pub(super) wrong: Vec<String>,
+}
+
+/// The recipients: To, Cc and Bcc; or, where a message is sent once more, Resent-To, Resent-Cc and Resent-Bcc (RFC 5322
+/// §3.6.6).
+pub(super) fn recipients(content: &[u8]) -> Named {
     let fields = fields(content);
-    let of = |names: [&str; 3]| -> Vec<&(String, String)> {
-        fields
-            .iter()
-            .filter(|(name, _)| names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted)))
-            .collect()
+    let of = |names: [&str; 3]| -> Vec<&(String, Range<usize>)> {
+        fields.iter().filter(|(name, _)| is_one_of(name, &names)).collect()
     };
     let resent = of(["Resent-To", "Resent-Cc", "Resent-Bcc"]);
-    let named = if resent.is_empty() { of(["To", "Cc", "Bcc"]) } else { resent };
-    let mut found = Vec::new();
-    for (name, value) in named {
-        found.extend(addresses::listed(value).map_err(|why| format!("{name} {why}"))?);
+    let mut named = Named::default();
+    for (name, value) in if resent.is_empty() { of(["To", "Cc", "Bcc"]) } else { resent } {
+        let value = String::from_utf8_lossy(&content[value.clone()]).replace("\r\n", "");
+        let list = List::read(&value);
+        named.recipients.extend(list.found.into_iter().map(|entry| entry.name));
+        named.wrong.extend(list.wrong.map(|why| format!("{name} {why}")));
     }
-    Ok(found)
+    named
+}
+
+/// The content as it can be sent: without NUL, which no mail may have and much output of programs has.
+pub(super) fn without_nul(content: &mut [u8]) {
+    content.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+}
+
+/// The content with a domain at each address of its header. As cron writes it, From is `root`, and no other host takes
+/// that (RFC 5322 §3.4.1).
+pub(super) fn with_domains(content: Vec<u8>, home: &Home<'_>) -> Vec<u8> {
+    const NAMES: [&str; 10] = [
+        "From",
+        "Sender",
+        "Reply-To",
+        "To",
+        "Cc",
+        "Resent-From",
+        "Resent-Sender",
+        "Resent-Reply-To",
+        "Resent-To",
+        "Resent-Cc",
+    ];
+    let fields = fields(&content);
+    let values = fields.into_iter().filter(|(name, _)| is_one_of(name, &NAMES)).map(|(_, value)| value);
+    let changed: Vec<_> =
+        values.filter_map(|value| Some((value.clone(), home.with_domains(&content[value])?))).collect();
+    let mut whole = content;
+    for (place, value) in changed.into_iter().rev() {
+        whole.splice(place, value);
+    }
+    whole
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
 }
 
 /// The content with a From, if it has none.
@@ -72,24 +116,25 @@ pub(super) fn with_from(content: Vec<u8>, sender: &Address, full_name: Option<&s
     whole
 }
 
-/// The fields of the header, with their lines joined.
-fn fields(content: &[u8]) -> Vec<(String, String)> {
-    let mut fields: Vec<(String, String)> = Vec::new();
+/// The fields of the header: names, and where their values stand with all of their lines. A line that is no field has
+/// no name.
+fn fields(content: &[u8]) -> Vec<(String, Range<usize>)> {
+    let mut fields: Vec<(String, Range<usize>)> = Vec::new();
+    let mut begin = 0;
     for line in content.split_inclusive(|byte| *byte == b'\n') {
-        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        let end = begin + line.len();
         match (name_of(line), fields.last_mut()) {
-            _ if text.is_empty() => break,
-            (_, Some((_, value))) if line.starts_with(b" ") || line.starts_with(b"\t") => {
-                value.push_str(&text)
-            }
+            _ if line.trim_ascii_end().is_empty() => break,
+            (_, Some((_, value))) if line.starts_with(b" ") || line.starts_with(b"\t") => value.end = end,
             (Some(name), _) => {
-                let value = text.split_once(':').map_or("", |(_, value)| value).to_owned();
-                fields.push((name, value));
+                let colon = line.iter().position(|byte| *byte == b':').unwrap_or_default();
+                fields.push((name, begin + colon + 1..end));
             }
             // A message whose first line is no field is all body; a later one is a broken field.
             (None, None) => break,
-            (None, Some(_)) => {}
+            (None, Some(_)) => fields.push((String::new(), begin..end)),
         }
+        begin = end;
     }
     fields
 }
@@ -143,9 +188,43 @@ mod tests {
             ("To: a\r\nno field\r\nBcc: b\r\n\r\n", &["a", "b"]),
             ("\r\nTo: a\r\n", &[]),
         ] {
-            assert_eq!(recipients(text.as_bytes()).unwrap(), expected, "{text:?}");
+            let expected = Named {
+                recipients: expected.iter().map(|name| (*name).to_owned()).collect(),
+                ..Named::default()
+            };
+            assert_eq!(recipients(text.as_bytes()), expected, "{text:?}");
         }
-        assert!(recipients(b"To: <a\r\n\r\n").unwrap_err().starts_with("To "));
+        let bad = recipients(b"To: <a\r\nCc: b@c.example\r\n\r\n");
+        assert_eq!(bad.recipients, ["b@c.example"]);
+        assert!(bad.wrong[0].starts_with("To ends within"), "{bad:?}");
+    }
+
+    /// As Debian's cron and cronie write it.
+    #[test]
+    fn the_header_of_this_machine_can_be_sent_elsewhere() {
+        let home = Home { hostname: "h.example", machine: "box" };
+        let whole = |text: &str| String::from_utf8(with_domains(text.as_bytes().to_vec(), &home)).unwrap();
+        assert_eq!(
+            whole("From: root (Cron Daemon)\r\nSubject: root\r\nX: y\r\nto:\r\n root\r\n\r\nTo: root\r\n"),
+            "From: root@h.example (Cron Daemon)\r\nSubject: root\r\nX: y\r\nto:\r\n root@h.example\r\n\r\nTo: root\r\n"
+        );
+        assert_eq!(
+            whole(
+                "Resent-From: \"(Cron Daemon)\" <root>\r\nbroken\r\n root\r\nCc: a@b.example, root@box\r\n"
+            ),
+            "Resent-From: \"(Cron Daemon)\" <root@h.example>\r\nbroken\r\n root\r\nCc: a@b.example, root@h.example\r\n"
+        );
+        for same in ["hello: root", "From root\r\nTo: root\r\n", ""] {
+            assert_eq!(whole(same), same);
+        }
+    }
+
+    #[test]
+    fn what_programs_print_can_be_sent() {
+        let mut content = content(b"\xef\xbb\xbfTo: a\n\na\0b\n", true);
+        assert_eq!(recipients(&content).recipients, ["a"]);
+        without_nul(&mut content);
+        assert_eq!(content, b"To: a\r\n\r\na b\r\n");
     }
 
     #[test]

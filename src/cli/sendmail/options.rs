@@ -164,8 +164,7 @@ impl Options {
     }
 
     fn add_recipients(&mut self, argument: &str) -> Result<(), String> {
-        let found = addresses::listed(argument).map_err(|why| format!("recipient {argument:?}: {why}"))?;
-        self.recipients.extend(found);
+        self.recipients.extend(listed("recipient", argument)?);
         Ok(())
     }
 }
@@ -203,11 +202,20 @@ fn sender(argument: &str) -> Result<String, String> {
     if matches!(argument.trim(), "" | "<>") {
         return Ok(String::new());
     }
-    let mut found = addresses::listed(argument).map_err(|why| format!("sender {argument:?}: {why}"))?;
+    let mut found = listed("sender", argument)?;
     match (found.pop(), found.is_empty()) {
         (Some(sender), true) => Ok(sender),
         _ => Err(format!("sender {argument:?}: is not one address")),
     }
+}
+
+/// The addresses of an argument. What was not UTF-8 is none.
+fn listed(who: &str, argument: &str) -> Result<Vec<String>, String> {
+    let found = match argument.contains(char::REPLACEMENT_CHARACTER) {
+        true => Err("is not UTF-8".to_owned()),
+        false => addresses::listed(argument),
+    };
+    found.map_err(|why| format!("{who} {argument:?}: {why}"))
 }
 
 /// RFC 3461 §4.1: NEVER alone, or any of the others.
@@ -394,15 +402,14 @@ mod tests {
             "\"a\r\n\"@b.example",
             "a\u{0}@b.example",
             "a b@c.example",
+            "j\u{fffd}rg@b.example",
         ] {
             for arguments in [&["-f", hostile, "root"][..], &[hostile], &["--", hostile]] {
                 let qualified = read(arguments).and_then(|options| {
                     let mut names = options.recipients;
                     names.extend(options.sender);
-                    names
-                        .iter()
-                        .map(|name| addresses::qualified(name, "h.example"))
-                        .collect::<Result<Vec<_>, _>>()
+                    let home = addresses::Home { hostname: "h.example", machine: "" };
+                    names.iter().map(|name| home.qualified(name)).collect::<Result<Vec<_>, _>>()
                 });
                 assert!(qualified.is_err(), "{arguments:?}: {qualified:?}");
             }

@@ -361,6 +361,11 @@ mod tests {
         let text = text(&View { relay: Relay::NotRunning, error: None, ..view() }, 80, 24);
         assert!(text.contains("relay not running") && text.contains("connections: none"), "{text}");
         assert!(text.contains("1234"), "{text}");
+        // No lane has connections, and none has an unknown number of them.
+        let busy = |line: &str| line.split_whitespace().nth(4).map(str::to_owned);
+        let lanes: Vec<_> =
+            text.lines().skip_while(|line| !line.starts_with("LANE")).map(busy).take(2).collect();
+        assert_eq!(lanes, [Some("BUSY".to_owned()), Some("-".to_owned())], "{text}");
         let nothing = View { snapshot: None, error: None, ..view() };
         assert!(super::tests::text(&nothing, 80, 24).contains("is being counted"));
     }

@@ -72,6 +72,10 @@ fn mail_is_found_by_the_applications_names_and_its_story_is_told() {
     assert!(finished.matches(&gone).count() == 2 && finished.contains("mx.a.test"), "{mixed}");
     let found = relay.run_ok(&["queue", "find", "2@app.test"]);
     assert!(found.contains(&waits) && found.contains("451 4.2.1 busy"), "{found}");
+    for wrong in [&["--tag", ""][..], &["--subject", ""], &[""], &["--tag", "x", "--limit", "0"]] {
+        let output = relay.run(&[&["queue", "find"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
     for (words, remedy) in [
         (&["3@app.test"][..], "message-id=<3@app.test>"),
         (&["--tag", "x"], "--by tag"),

@@ -3,9 +3,13 @@
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Output;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::harness::fakemx::SOON;
-use crate::harness::relay::{Config, Relay};
+use crate::harness::namespaces::{As, inside};
+use crate::harness::relay::{Client, Config, Relay, wait_for};
 
 fn said(output: &Output) -> (Option<i32>, String) {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
@@ -47,10 +51,62 @@ fn what_answers_otherwise_is_not_healthy() {
     let listener = TcpListener::bind(relay.clear).unwrap();
     let answers = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"421 4.3.2 too many\r\n").unwrap();
+        stream.write_all(b"554 5.3.2 not here\r\n").unwrap();
     });
     let (code, text) = said(&relay.run(&["health"]));
     assert_eq!(code, Some(1));
-    assert!(text.contains("it said \"421 4.3.2 too many\""), "{text}");
+    assert!(text.contains("it said \"554 5.3.2 not here\""), "{text}");
     answers.join().unwrap();
+}
+
+/// As in a network of containers; the default is `[::]:587`.
+#[test]
+fn a_machine_without_ipv6_is_asked_over_ipv4() {
+    if !inside(As::AnyUser, "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        return;
+    }
+    let config = Config::new().listener("address = \"[::]:2587\"\ntls = \"off\"");
+    let relay = Relay::start(config);
+    for health in [&["health"][..], &["health", "--ready"]] {
+        assert_eq!(said(&relay.run(health)), (Some(0), "ok: 4 listeners answer\n".to_owned()));
+    }
+}
+
+/// A restart would end the sessions of all, and mend nothing.
+#[test]
+fn a_relay_with_too_many_sessions_is_alive() {
+    let relay = Relay::start(Config::new().set("limits.sessions_per_client", "1"));
+    // The sessions in which it was waited for may still be there.
+    let _first = wait_for("a session", SOON, || Client::connect(relay.clear).ok());
+    // Clients are counted by whether they are trusted where they come in.
+    let _second = wait_for("another, or none", SOON, || match Client::connect(relay.starttls) {
+        Ok(client) => Some(Some(client)),
+        Err(error) => error.to_string().contains("421").then_some(None),
+    });
+    assert_eq!(said(&relay.run(&["health"])), (Some(0), "ok: 3 listeners answer\n".to_owned()));
+    assert!(relay.logged(&["4.3.2 Too many sessions from your address"]).len() >= 3, "{}", relay.log());
+}
+
+/// The very case that a health check is for.
+#[test]
+fn a_relay_that_takes_nobody_is_told_in_time() {
+    let relay = Relay::prepare(Config::new());
+    let path = relay.path("submit.sock");
+    let config = format!("[[listen]]\naddress = \"unix:{}\"\n", path.display());
+    std::fs::write(relay.path("postrider.toml"), config).unwrap();
+    let address = SockAddr::unix(&path).unwrap();
+    let hung = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    hung.bind(&address).unwrap();
+    hung.listen(0).unwrap();
+    let waiting = || {
+        let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(&address).map(|()| client)
+    };
+    let _full: Vec<Socket> = std::iter::from_fn(|| waiting().ok()).collect();
+    let begin = Instant::now();
+    let (code, text) = said(&relay.run(&["health"]));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("does not answer") && text.contains("submit.sock"), "{text}");
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
 }

@@ -73,6 +73,8 @@ fn words_of_our_own_are_marked_wherever_what_was_said_is_shown() {
         &["queue", "oldest"],
         &["queue", "oldest", "--by", "lane"],
         &["queue", "summary"],
+        &["queue", "failures"],
+        &["report"],
         &["explain", "you@dead.test"],
     ] {
         let text = relay.run_ok(command);
