@@ -94,6 +94,9 @@ CREATE TABLE recipients (
     in_doubt_since  INTEGER,               -- in_doubt = hold | assume-delivered: the final dot was about to be sent; or
                                            -- restored from a backup, and held: it may have been sent since
     bounce_requested_at INTEGER,           -- when an operator asked to return it to the sender; done at once
+    held_by         TEXT,                  -- while it is held: operator, rule ([[retry.rule]]), in-doubt, restore, recover,
+                                           -- or fault (it cannot be sent as it is); NULL: somebody with SQL
+    held_reason     TEXT,                  -- which rule; which operator, and why; otherwise what is wrong
     CONSTRAINT "id is a time in microseconds" CHECK (id BETWEEN 0 AND 36028797018963967),
     CONSTRAINT "state is queued or held" CHECK (state IN ('queued', 'held')),
     CONSTRAINT "priority is -9 to 9" CHECK (priority BETWEEN -9 AND 9),
@@ -104,7 +107,9 @@ CREATE TABLE recipients (
     CONSTRAINT "last_reply_source is remote or local" CHECK (last_reply_source IN ('remote', 'local')),
     CONSTRAINT "warned_at is a time in Unix seconds" CHECK (warned_at BETWEEN 0 AND 253402300799),
     CONSTRAINT "in_doubt_since is a time in Unix seconds" CHECK (in_doubt_since BETWEEN 0 AND 253402300799),
-    CONSTRAINT "bounce_requested_at is a time in Unix seconds" CHECK (bounce_requested_at BETWEEN 0 AND 253402300799)
+    CONSTRAINT "bounce_requested_at is a time in Unix seconds" CHECK (bounce_requested_at BETWEEN 0 AND 253402300799),
+    CONSTRAINT "held_by is operator, rule, in-doubt, restore, recover or fault"
+        CHECK (held_by IN ('operator', 'rule', 'in-doubt', 'restore', 'recover', 'fault'))
 ) STRICT;
 CREATE INDEX recipients_of_message ON recipients (message_id);
 CREATE INDEX recipients_due ON recipients (next_attempt_at) WHERE state = 'queued';
@@ -113,6 +118,7 @@ CREATE INDEX recipients_of_domain ON recipients (domain, state, priority, next_a
 CREATE INDEX recipients_ranked ON recipients (priority, next_attempt_at) WHERE state = 'queued' AND priority <> 0;
 CREATE INDEX recipients_before_dot ON recipients (message_id) WHERE in_doubt_since IS NOT NULL;
 CREATE INDEX recipients_to_bounce ON recipients (id) WHERE bounce_requested_at IS NOT NULL;
+CREATE INDEX recipients_held ON recipients (held_by) WHERE state = 'held';
 
 -- The content of messages as it is sent (CR LF line ends, dots not doubled), in chunks of at most 256 KiB.
 -- Whole:
@@ -156,8 +162,9 @@ CREATE INDEX attempts_of_recipient ON attempts (recipient_id);
 
 -- What was said on the connections of failed attempts, a line each, with the milliseconds since the connection stood
 -- ("C:" Postrider, "S:" the host, "--" what happened); the last 10,000. One row for all recipients of an attempt. Nothing
--- of the content is in it, and no password. A row is kept until its message is finished, and then as long as history.
--- Of each recipient of a message the last:
+-- of the content is in it, and no password. A row is kept until its message is finished, and then as long as history;
+-- `postrider queue remove` takes it along. Of each recipient of a message the last that is kept (an attempt that failed
+-- before any host was asked has none):
 --     SELECT r.address, d.dialogue FROM recipients r JOIN dialogues d ON d.id = (SELECT max(a.dialogue_id)
 --     FROM attempts a WHERE a.recipient_id = r.id) WHERE r.message_id = …;
 CREATE TABLE dialogues (
@@ -293,7 +300,7 @@ CREATE TABLE host_settings (
     mx         TEXT NOT NULL,              -- the host's name; a relay's with its port
     setting    TEXT NOT NULL,              -- connections, messages_per_minute, tls, pipelining, chunking, single_write, reuse
     value      ANY NOT NULL,               -- limits: a number; tls: no-post-quantum or plaintext; the others: off
-    last_reply TEXT,                       -- the reply, or our own error, that led to the setting
+    last_reply TEXT,                       -- the reply that led to the setting; '(local) ' before it: Postrider's own words
     changed_at INTEGER NOT NULL,
     retry_at   INTEGER,                    -- when the feature is tried again; NULL: a limit
     PRIMARY KEY (mx, setting),
@@ -344,12 +351,13 @@ CREATE TABLE kicks (
     node       TEXT NOT NULL,              -- example.com; @example.com and all below it; #lane; a queue id; 'all'
     user       TEXT,                       -- who authenticated; NULL: a trusted network, or the command line
     client     TEXT,                       -- IP address it was asked from, or unix:UID; NULL: the command line
-    recipients INTEGER NOT NULL            -- how many waited
+    recipients INTEGER NOT NULL,           -- how many waited
+    login      TEXT                        -- who used the command line, as in operator_log; NULL: ETRN
 ) STRICT;
 CREATE INDEX kicks_by_time ON kicks (at);
 
--- Log of what people changed with `postrider queue`, `user` and `restore`: who, when, what, how many. Kept as long as
--- history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
+-- Log of what people changed with `postrider queue`, `user` and `restore`: who, when, what, how many; `postrider queue
+-- log` shows it. Kept as long as history. Changes that are made with SQL are not in it; a client's ETRN is in kicks.
 CREATE TABLE operator_log (
     id     INTEGER PRIMARY KEY,            -- 1, 2, 3 …
     at     INTEGER NOT NULL,
@@ -360,8 +368,9 @@ CREATE TABLE operator_log (
     count  INTEGER NOT NULL,               -- recipients, users, or rows of login_failures
     login  TEXT NOT NULL,                  -- who logged in to the machine, also where sudo or su changed the uid
     uid    INTEGER NOT NULL,               -- as which the command ran
-    logged INTEGER NOT NULL DEFAULT 0      -- 1: a relay has written it to its log; 2: the change is under way, and count
+    logged INTEGER NOT NULL DEFAULT 0,     -- 1: a relay has written it to its log; 2: the change is under way, and count
                                            -- says how far it came
+    reason TEXT                            -- --reason, where one was given
 ) STRICT;
 CREATE INDEX operator_log_new ON operator_log (id) WHERE logged <> 1;
 CREATE INDEX operator_log_by_time ON operator_log (at);
@@ -535,7 +544,9 @@ SELECT m.queue_id,
        r.message_id,
        r.id AS recipient_id,
        datetime(m.ends_at, 'unixepoch') AS expires,
-       coalesce(a.last_reply, l.last_reply) AS lane_reply  -- why its lane waits, whatever became of this recipient
+       coalesce(a.last_reply, l.last_reply) AS lane_reply, -- why its lane waits, whatever became of this recipient
+       CASE WHEN r.state = 'held' THEN coalesce(r.held_by, 'operator') END AS held_by,
+       CASE WHEN r.state = 'held' THEN r.held_reason END AS held_reason
 FROM recipient_lanes r
 JOIN message_ends m ON m.id = r.message_id
 LEFT JOIN backoffs l ON l.lane = r.lane AND l.backoff_until > unixepoch()

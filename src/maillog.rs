@@ -88,6 +88,9 @@ pub fn attempted(
     static REFUSALS: LazyLock<PolicyRefusals> = LazyLock::new(PolicyRefusals::new);
     observe(&Seen::Attempted { recipient, attempt });
     let judged = REFUSALS.judge(sender.map_or("", AsRef::as_ref), attempt, Instant::now());
+    if judged.is_by_policy {
+        observe(&Seen::RefusedByPolicy);
+    }
     if let Some((senders, recipients)) = judged.alert {
         let remedy = policy_refusals::remedy(attempt, sender.map(|sender| sender.domain()));
         refused_by_policy(attempt, senders, recipients, &remedy);

@@ -163,6 +163,9 @@ _postrider() {
             postrider__subcmd__help__subcmd__queue,list)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__list"
                 ;;
+            postrider__subcmd__help__subcmd__queue,log)
+                cmd="postrider__subcmd__help__subcmd__queue__subcmd__log"
+                ;;
             postrider__subcmd__help__subcmd__queue,oldest)
                 cmd="postrider__subcmd__help__subcmd__queue__subcmd__oldest"
                 ;;
@@ -235,6 +238,9 @@ _postrider() {
             postrider__subcmd__queue,list)
                 cmd="postrider__subcmd__queue__subcmd__list"
                 ;;
+            postrider__subcmd__queue,log)
+                cmd="postrider__subcmd__queue__subcmd__log"
+                ;;
             postrider__subcmd__queue,oldest)
                 cmd="postrider__subcmd__queue__subcmd__oldest"
                 ;;
@@ -285,6 +291,9 @@ _postrider() {
                 ;;
             postrider__subcmd__queue__subcmd__help,list)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__list"
+                ;;
+            postrider__subcmd__queue__subcmd__help,log)
+                cmd="postrider__subcmd__queue__subcmd__help__subcmd__log"
                 ;;
             postrider__subcmd__queue__subcmd__help,oldest)
                 cmd="postrider__subcmd__queue__subcmd__help__subcmd__oldest"
@@ -765,7 +774,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue)
-            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks summary"
+            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks log summary"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -863,6 +872,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__help__subcmd__queue__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__help__subcmd__queue__subcmd__log)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1213,7 +1236,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue)
-            opts="-h --config --help list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help"
+            opts="-h --config --help list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1231,7 +1254,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__bounce)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --all --dry-run --yes --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --all --dry-run --yes --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1271,6 +1294,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -1289,7 +1316,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__failures)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --limit --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1329,6 +1356,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -1381,7 +1412,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help)
-            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks summary help"
+            opts="list find failures oldest show kick hold release remove bounce suspend resume suspensions kicks log summary help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1493,6 +1524,20 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postrider__subcmd__queue__subcmd__help__subcmd__log)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1619,7 +1664,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__hold)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --all --dry-run --yes --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --all --dry-run --yes --json --reason --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1661,8 +1706,16 @@ _postrider() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
+                    return 0
+                    ;;
                 --state)
                     COMPREPLY=($(compgen -W "queued held" -- "${cur}"))
+                    return 0
+                    ;;
+                --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)
@@ -1677,7 +1730,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__kick)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --all --dry-run --yes --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --all --dry-run --yes --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1717,6 +1770,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -1757,7 +1814,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__list)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --limit --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1797,6 +1854,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -1818,8 +1879,34 @@ _postrider() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        postrider__subcmd__queue__subcmd__log)
+            opts="-h --since --limit --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         postrider__subcmd__queue__subcmd__oldest)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --by --limit --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --by --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1859,6 +1946,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --by)
@@ -1881,7 +1972,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__release)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --all --dry-run --yes --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --all --dry-run --yes --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1921,6 +2012,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -1939,7 +2034,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__remove)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --state --all --dry-run --yes --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --state --all --dry-run --yes --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1979,6 +2074,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -2045,7 +2144,7 @@ _postrider() {
             return 0
             ;;
         postrider__subcmd__queue__subcmd__summary)
-            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --limit --json --config --help"
+            opts="-h --user --sender --recipient --domain --mx --lane --reply --older --tag --held-by --limit --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2085,6 +2184,10 @@ _postrider() {
                     ;;
                 --tag)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --held-by)
+                    COMPREPLY=($(compgen -W "operator rule in-doubt restore recover fault" -- "${cur}"))
                     return 0
                     ;;
                 --limit)

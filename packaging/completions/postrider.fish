@@ -58,26 +58,27 @@ complete -c postrider -n "__fish_postrider_using_subcommand check" -s h -l help 
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -l keep -d 'Leave the queue behind, to be looked into'
 complete -c postrider -n "__fish_postrider_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "find" -d 'Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "failures" -d 'Group what keeps mail from being delivered by the reason in the replies, the most frequent first'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "oldest" -d 'List what has waited longest, one line a message or a lane'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, its story, header'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "flush" -d 'Try now, whatever the retry schedule says'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "retry" -d 'Try now, whatever the retry schedule says'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "hold" -d 'Keep from being tried until released'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "release" -d 'Try held ones again'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "remove" -d 'Take out of the queue; nobody is told'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "bounce" -d 'Return to the sender now, with what was said last'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "suspend" -d 'Have what waits and what comes for a domain, of a user or with a tag wait until resumed'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "resume" -d 'Have what is suspended go on'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "suspensions" -d 'List what is suspended, and how much waits behind each'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "list" -d 'List what waits (or, with --state, what is finished), one line a recipient'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "find" -d 'Find mail by its Message-ID, Subject or tag, one line a recipient, waiting or finished'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "failures" -d 'Group what keeps mail from being delivered by the reason in the replies, the most frequent first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "oldest" -d 'List what has waited longest, one line a message or a lane'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "show" -d 'Show one message: envelope, recipients, every attempt, its story, header'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "kick" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "flush" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "retry" -d 'Try now, whatever the retry schedule says'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "hold" -d 'Keep from being tried until released'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "release" -d 'Try held ones again'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "remove" -d 'Take out of the queue; nobody is told'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "bounce" -d 'Return to the sender now, with what was said last'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "suspend" -d 'Have what waits and what comes for a domain, of a user or with a tag wait until resumed'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "resume" -d 'Have what is suspended go on'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "suspensions" -d 'List what is suspended, and how much waits behind each'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "log" -d 'List what operators changed: when, who, what, how many; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "summary" -d 'Count what waits, in all and by domain'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and not __fish_seen_subcommand_from list find failures oldest show kick flush retry hold release remove bounce suspend resume suspensions kicks log summary help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l recipient -d 'Only this recipient' -r
@@ -87,6 +88,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from list" -l state -d 'Only recipients in this state; \'finished\' for all that is' -r -f -a "queued\t''
 held\t''
 delivered\t''
@@ -114,6 +121,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from failures" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''
 failed\t''
@@ -131,6 +144,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l by -d 'What a line is' -r -f -a "message\t''
 lane\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l limit -d 'At most this many lines' -r
@@ -138,7 +157,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -l json -d 'One JSON object a line'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from oldest" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
-complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l dialogue -d 'Also what was said in the last failed attempt of each recipient: the SMTP dialogue, with milliseconds'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l dialogue -d 'Also the SMTP dialogue, with milliseconds, of each recipient\'s last failed attempt that has one'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
@@ -150,6 +169,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kick" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -167,6 +192,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from flush" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -184,6 +215,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from retry" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -201,8 +238,15 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l reason -d 'Why: shown wherever somebody asks why it is held' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l all -d 'All that waits'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from hold" -l dry-run -d 'Change nothing: say for how many it would be, and show the first'
@@ -218,6 +262,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from release" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -235,6 +285,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from remove" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -252,6 +308,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l state -d 'Only recipients in this state' -r -f -a "queued\t''
 held\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from bounce" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
@@ -282,6 +344,11 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -l json -d 'One JSON object a line'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from kicks" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from log" -l since -d 'From when on: 2h, 7d; today, yesterday (from its begin); 2026-11-29, or \'2026-11-29 14:00\' (all in UTC)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from log" -l limit -d 'At most this many lines' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from log" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from log" -l json -d 'One JSON object a line'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from log" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l user -d 'Only mail that this user submitted (\'\' for what nobody did: from trusted networks, and bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l sender -d 'Only mail of this envelope sender (\'\' for bounces)' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l recipient -d 'Only this recipient' -r
@@ -291,6 +358,12 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l reply -d 'Only where the last reply has this text in it' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l older -d 'Only mail that came so long ago or earlier, such as 30m, 2h or 3d' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l tag -d 'Only mail with this tag (\'\' for mail without one)' -r
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l held-by -d 'Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a fault of its own' -r -f -a "operator\t''
+rule\t''
+in-doubt\t''
+restore\t''
+recover\t''
+fault\t''"
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l limit -d 'At most this many domains, destinations and hosts' -r
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l config -d 'The config file (default: ./postrider.toml, else /etc/postrider/postrider.toml, else built-in)' -r -F
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from summary" -l json -d 'One JSON object'
@@ -309,6 +382,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_se
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Have what is suspended go on'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "suspensions" -d 'List what is suspended, and how much waits behind each'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "log" -d 'List what operators changed: when, who, what, how many; the latest first'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "summary" -d 'Count what waits, in all and by domain'
 complete -c postrider -n "__fish_postrider_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postrider -n "__fish_postrider_using_subcommand report" -l since -d 'From when on: 2h, 30m, 7d; today, yesterday (from its begin); 2026-11-29, or \'2026-11-29 14:00\' (all in UTC)' -r
@@ -321,7 +395,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand report" -l config -d
 complete -c postrider -n "__fish_postrider_using_subcommand report" -l json -d 'One JSON object'
 complete -c postrider -n "__fish_postrider_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postrider -n "__fish_postrider_using_subcommand sql" -s c -l command -d 'Run these statements and end' -r
-complete -c postrider -n "__fish_postrider_using_subcommand sql" -l mode -d 'How rows are shown; values in a table are cut at 60 characters' -r -f -a "table\t'Aligned, with the names of the columns'
+complete -c postrider -n "__fish_postrider_using_subcommand sql" -l mode -d 'How rows are shown; values in a table are cut at 60 characters, and one that is wider than the terminal is shown a value a line' -r -f -a "table\t'Aligned, with the names of the columns'
 line\t'A value a line, whole, with the name of its column'
 list\t'Values with | between them and no names, for scripts'
 csv\t'RFC 4180, with the names of the columns'
@@ -458,6 +532,7 @@ complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_see
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "resume" -d 'Have what is suspended go on'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "suspensions" -d 'List what is suspended, and how much waits behind each'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "kicks" -d 'List the queue kicks, by ETRN or `queue kick`: who, when, how many recipients; the latest first'
+complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "log" -d 'List what operators changed: when, who, what, how many; the latest first'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "summary" -d 'Count what waits, in all and by domain'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "add" -d 'Add a user; the password is asked for, or read with --password-stdin'
 complete -c postrider -n "__fish_postrider_using_subcommand help; and __fish_seen_subcommand_from user" -f -a "passwd" -d 'Give a user another password; what it may do stays as it is'

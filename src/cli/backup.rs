@@ -61,7 +61,7 @@ pub(super) fn restore(config: Option<&Path>, arguments: &Restore) -> anyhow::Res
     let how = HowToRestore { replace: arguments.replace, as_it_was: arguments.queued };
     let restored = admin::restore(&path, &arguments.file, how)?;
     let recipients = usize::try_from(restored.copied.recipients).unwrap_or_default();
-    record(&Admin::to_write(&path)?, "restore", arguments.file.display().to_string(), recipients);
+    record(&Admin::to_write(&path)?, "restore", arguments.file.display().to_string(), recipients, None);
     match arguments.json {
         true => print(&json_line(&restored)),
         false => print(&text(&restored, &path)),

@@ -32,13 +32,13 @@ use crate::delivery::smtp::failure::Failure;
 use crate::kit::text::{printable, utc};
 use crate::mail::dkim::{Keyring, SigningKey};
 use crate::mail::{Address, Domain, TlsPolicy, address};
-use crate::queue::admin::Admin;
+use crate::queue::admin::{Admin, HeldCount};
 use crate::queue::{BackoffRow, HostSetting, Setting, Suspension, Whose, by_and_why};
 use crate::submission::users;
 use sts::StsView;
 
 /// How one address would be routed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// The address.
     pub address: String,
@@ -50,6 +50,8 @@ pub struct Explanation {
     pub backs_off: Option<String>,
     /// Why its mail is not tried: what is suspended, and of what mail.
     pub suspended: Vec<String>,
+    /// Mail for this domain that is held now, and by what.
+    pub held: Vec<String>,
     /// What was found and decided, in order.
     pub steps: Vec<String>,
     /// Which DKIM keys would sign, where it is known who wrote the mail.
@@ -104,6 +106,10 @@ pub struct Refusal {
     /// A bounce at once; otherwise it would be tried again.
     pub permanent: bool,
 }
+
+/// How two things meet that are each clear by themselves.
+const RULE_AND_BACKOFF: &str = "(a rule is for those recipients that were tried; where the host refuses the connection \
+                                itself, the lane backs off as well, and the others come to the rule a few at each try)";
 
 /// What delivery learnt about hosts, and which lanes are in trouble.
 #[derive(Debug, Default)]
@@ -167,15 +173,11 @@ pub(super) fn plan(
         return Explanation {
             address: address.to_string(),
             lane: atrn::lane(domain.as_str()).to_string(),
-            backs_off: None,
             suspended: suspended_words(&learnt.suspensions, &domain, user),
             domain: domain.to_string(),
             steps,
-            dkim: None,
-            endpoints: Vec::new(),
-            refusal: None,
-            limits: None,
             retry_rules,
+            ..Explanation::default()
         };
     }
     let mut trace = |step: fmt::Arguments<'_>| steps.push(step.to_string());
@@ -210,6 +212,7 @@ pub(super) fn plan(
         domain: domain.to_string(),
         suspended: suspended_words(&learnt.suspensions, &domain, user),
         steps,
+        held: Vec::new(),
         dkim: None,
         endpoints: hops.collect(),
         refusal,
@@ -298,7 +301,8 @@ pub fn run(
         let row = queue.as_ref().ok().and_then(|queue| queue.sts_policy(domain.as_str()).ok()).flatten();
         let sts = sts::look(&domain, (delivery, routes), row, &*resolver, Some(&https), now);
         let explained = plan(address, user, (routes, delivery), &fetched, &learnt, &*resolver, &sts);
-        Explanation { dkim: dkim.clone(), ..explained }
+        let held = queue.as_ref().ok().and_then(|queue| queue.held(Some(&domain)).ok()).unwrap_or_default();
+        Explanation { dkim: dkim.clone(), held: held.iter().map(HeldCount::words).collect(), ..explained }
     };
     let explanations: Vec<Explanation> = addresses.iter().map(explain).collect();
     write(&explanations, json, out).context("cannot write the explanation")?;
@@ -361,11 +365,14 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {then}: {}", printable(refusal.reply.as_bytes()))?;
         }
         writeln!(f, "  lane: {}", self.lane)?;
-        for suspended in &self.suspended {
-            writeln!(f, "    {}", printable(suspended.as_bytes()))?;
+        for words in self.suspended.iter().chain(&self.held) {
+            writeln!(f, "    {}", printable(words.as_bytes()))?;
         }
         for more in self.backs_off.iter().chain(&self.limits).chain(&self.retry_rules) {
             writeln!(f, "    {}", printable(more.as_bytes()))?;
+        }
+        if !self.retry_rules.is_empty() {
+            writeln!(f, "    {RULE_AND_BACKOFF}")?;
         }
         Ok(())
     }
@@ -478,6 +485,7 @@ mod tests {
             endpoints: vec![hop],
             refusal: Some(Refusal { reply: hostile(), permanent: true }),
             lane: "b.test".to_owned(),
+            held: Vec::new(),
             suspended: vec![hostile()],
             backs_off: Some(hostile()),
             limits: Some(hostile()),

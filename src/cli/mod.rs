@@ -21,6 +21,7 @@ mod recover;
 pub mod report;
 mod sendmail;
 pub mod serve;
+mod since;
 pub mod sql;
 mod table;
 pub mod tlsrpt;
@@ -99,6 +100,12 @@ enum Command {
     /// Look at the queue and act on it, with or without the relay running
     Queue(queue::QueueArgs),
     /// Say what went through since a time: accepted, delivered and how fast, deferred, bounced, and why
+    ///
+    /// Columns count recipients. ACCEPTED: since that time. DELIVERED, BOUNCED, EXPIRED (returned at the end of their
+    /// lifetime) and REMOVED (by an operator): finished since then, whenever they were accepted. WAITING: now.
+    /// ACCEPTED, with those that waited already, is the sum of the other five. DEFERRED: those of WAITING that were
+    /// tried since then. HALF IN, 95% IN: so long deliveries took, of half of them and of 95 in 100. Bounces and
+    /// reports that Postrider wrote itself are in the line '(own reports)' alone.
     Report(report::ReportArgs),
     /// SQL on the queue: a prompt, or -c 'SELECT …'
     ///
@@ -137,8 +144,8 @@ enum Command {
     Dkim(dkim::Verb),
     /// Watch the relay: lanes, connections, the rate, what was refused last (q ends it)
     ///
-    /// Connections are known where [metrics] listen is set. Where standard output is no terminal, one screen is
-    /// printed.
+    /// Connections are known where [metrics] listen is set. What was accepted counts Postrider's own reports, too.
+    /// Where standard output is no terminal, one screen is printed.
     Top(top::Arguments),
     /// Say whether the relay answers on this machine, for the health check of a container
     ///
@@ -193,9 +200,10 @@ fn explain_command(
 
 /// `postrider queue` with these words behind it.
 fn queue_by_words(config: Option<&Path>, words: &[&str]) -> anyhow::Result<()> {
-    let arguments = ["postrider", "queue"].iter().chain(words);
-    let parsed = Arguments::try_parse_from(arguments);
-    match parsed.map_err(|error| WrongUsage(one_line(&error.to_string())))?.command {
+    let words = &[&["queue"], words].concat();
+    let parsed = Arguments::try_parse_from([&["postrider"], &words[..]].concat());
+    let parsed = parsed.map_err(|error| WrongUsage(one_line(&error.to_string(), words)));
+    match parsed?.command {
         Command::Queue(arguments) => queue_command(config, &arguments),
         other => Err(WrongUsage(format!("{other:?} is not about the queue")).into()),
     }
@@ -214,7 +222,10 @@ pub fn run() -> ExitCode {
     let Arguments { config, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() && !is_help(&error) => {
-            log_output::say(&format!("postrider: {}", one_line(&error.to_string())));
+            let words: Vec<String> =
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            log_output::say(&format!("postrider: {}", one_line(&error.to_string(), &words)));
             return ExitCode::from(WRONG_USAGE);
         }
         Err(help) => help.exit(),
@@ -261,8 +272,8 @@ fn is_help(error: &clap::Error) -> bool {
     error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// What clap says in several lines, as every error of this program is said.
-fn one_line(text: &str) -> String {
+/// What clap says in several lines of these arguments, as every error of this program is said.
+fn one_line(text: &str, arguments: &[&str]) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let said: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("Usage:")).collect();
     let (what, tips): (Vec<&str>, Vec<&str>) = said.into_iter().partition(|line| !line.starts_with("tip: "));
@@ -271,17 +282,28 @@ fn one_line(text: &str) -> String {
     // That an option could be meant as a value is never what somebody wants to know here.
     let tips = tips.iter().filter_map(|line| line.strip_prefix("tip: "));
     let tips: Vec<&str> = tips.filter(|tip| !tip.starts_with("to pass ")).collect();
-    let remedy =
-        if tips.is_empty() { format!("`{} --help` shows how", asked_of(text)) } else { tips.join(", ") };
+    let asked = asked_of(arguments);
+    let unknown = what.strip_prefix("unrecognized subcommand '").and_then(|rest| rest.split('\'').next());
+    let remedy = match unknown {
+        Some(name) if asked != "postrider" && command().find_subcommand(name).is_some() => {
+            format!("`postrider {name}` is a command of its own")
+        }
+        _ if tips.is_empty() => format!("`{asked} --help` shows how"),
+        _ => tips.join(", "),
+    };
     format!("{}; {remedy}", what.replace(" For more information, try '--help'", ""))
 }
 
-/// The command that clap shows the usage of: `postrider queue suspend`.
-fn asked_of(text: &str) -> String {
-    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).unwrap_or("postrider");
-    let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-    let words = usage.split(' ').take_while(|word| is_command(word) && !word.starts_with('-'));
-    words.collect::<Vec<_>>().join(" ")
+/// The command that these arguments are for: `postrider queue suspend`.
+fn asked_of(arguments: &[&str]) -> String {
+    let (mut command, mut asked) = (command(), "postrider".to_owned());
+    for word in arguments {
+        if let Some(found) = command.find_subcommand(word).cloned() {
+            asked += &format!(" {}", found.get_name());
+            command = found;
+        }
+    }
+    asked
 }
 
 /// One line (a bad config: one a problem), and the exit code that goes with it.
@@ -320,7 +342,7 @@ mod tests {
     fn what_clap_says_becomes_one_line() {
         let said = |arguments: &[&str]| {
             let error = super::Arguments::try_parse_from(arguments).unwrap_err();
-            super::one_line(&error.to_string())
+            super::one_line(&error.to_string(), &arguments[1..])
         };
         let tip = "unrecognized subcommand 'chek'; a similar subcommand exists: 'check'";
         assert_eq!(said(&["postrider", "chek"]), tip);
@@ -328,8 +350,16 @@ mod tests {
         assert_eq!(said(&["postrider", "user", "add"]), missing);
         let limit = said(&["postrider", "queue", "remove", "--limit", "3"]);
         assert_eq!(limit, "unexpected argument '--limit' found; `postrider queue remove --help` shows how");
-        let value =
-            "a value is required for '--config <FILE>' but none was supplied; `postrider --help` shows how";
+        let value = "a value is required for '--config <FILE>' but none was supplied; `postrider check --help` shows how";
         assert_eq!(said(&["postrider", "check", "--config"]), value);
+        for (arguments, remedy) in [
+            (&["suspend", "--tag", "x*"][..], "; `postrider queue suspend --help` shows how"),
+            (&["flush", "--older", "2"], "; `postrider queue kick --help` shows how"),
+            (&["report"], "; `postrider report` is a command of its own"),
+            (&["list", "--state", "gone"], "; `postrider queue list --help` shows how"),
+        ] {
+            let said = said(&[&["postrider", "queue"], arguments].concat());
+            assert!(said.ends_with(remedy), "{said}");
+        }
     }
 }

@@ -18,6 +18,7 @@ pub(super) use text::{age, full};
 
 use super::log_output::say;
 use super::output::{WrongUsage, json_line};
+use super::since;
 use super::table::{Look, wrapped};
 use super::who::Who;
 use crate::clock::Clock;
@@ -40,7 +41,7 @@ enum Verb {
         #[command(flatten)]
         filters: Filters,
         /// Only recipients in this state; 'finished' for all that is
-        #[arg(long, value_parser = filters::STATES)]
+        #[arg(long, value_parser = filters::state(&filters::STATES))]
         state: Option<String>,
         /// At most this many lines
         #[arg(long, default_value_t = 1000)]
@@ -59,7 +60,7 @@ enum Verb {
         #[command(flatten)]
         filters: Filters,
         /// Only recipients in this state
-        #[arg(long, value_parser = ["queued", "held", "failed", "expired"])]
+        #[arg(long, value_parser = filters::state(&["queued", "held", "failed", "expired"]))]
         state: Option<String>,
         /// At most this many reasons
         #[arg(long, default_value_t = 20)]
@@ -86,7 +87,10 @@ enum Verb {
     Show {
         /// The queue id, as in the 250 reply and the log
         id: MessageId,
-        /// Also what was said in the last failed attempt of each recipient: the SMTP dialogue, with milliseconds
+        /// Also the SMTP dialogue, with milliseconds, of each recipient's last failed attempt that has one
+        ///
+        /// An attempt that failed before any host was asked has none: then the one before it is shown, with a line that
+        /// says so. The last 10,000 are kept.
         #[arg(long)]
         dialogue: bool,
         /// One JSON object
@@ -97,10 +101,20 @@ enum Verb {
     #[command(visible_aliases = ["flush", "retry"])]
     Kick(Selection),
     /// Keep from being tried until released
-    Hold(Selection),
+    Hold {
+        #[command(flatten)]
+        selection: Selection,
+        /// Why: shown wherever somebody asks why it is held
+        #[arg(long, value_name = "TEXT", value_parser = suspend::reason)]
+        reason: Option<String>,
+    },
     /// Try held ones again
+    ///
+    /// --held-by keeps apart what an operator held and what a [[retry.rule]] did.
     Release(Selection),
     /// Take out of the queue; nobody is told
+    ///
+    /// History says that it was removed; what was said of it (show --dialogue) goes along.
     Remove(Selection),
     /// Return to the sender now, with what was said last
     Bounce(Selection),
@@ -115,7 +129,23 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List what operators changed: when, who, what, how many; the latest first
+    ///
+    /// What was done with `postrider queue`, `user` and `restore`; what was changed with SQL is not in it. A client's
+    /// ETRN is in `queue kicks`.
+    Log {
+        /// From when on: 2h, 7d; today, yesterday (from its begin); 2026-11-29, or '2026-11-29 14:00' (all in UTC)
+        #[arg(long)]
+        since: Option<String>,
+        /// At most this many lines
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Count what waits, in all and by domain
+    #[command(alias = "status")]
     Summary {
         #[command(flatten)]
         filters: Filters,
@@ -138,7 +168,7 @@ struct Selection {
     #[command(flatten)]
     filters: Filters,
     /// Only recipients in this state
-    #[arg(long, value_parser = ["queued", "held"])]
+    #[arg(long, value_parser = filters::state(&["queued", "held"]))]
     state: Option<String>,
     /// All that waits
     #[arg(long, conflicts_with = "ids", conflicts_with_all = filters::NAMES)]
@@ -219,21 +249,15 @@ pub fn run(
     let (now, look) = (Clock::system().now(), Look::of_stdout());
     let answer = match &args.verb {
         Verb::List { filters, state, limit, json } => {
-            let (admin, filter) = (Admin::to_read(path)?, filters.filter(&[], state.clone()));
-            let lines = admin.list(&filter, *limit)?;
-            let is_all = lines.len() < *limit as usize;
-            let total = if is_all { lines.len() as i64 } else { admin.count(&filter)? };
-            if *json {
-                json_lines(&lines, total)
-            } else if lines.is_empty() && filter == Filter::all() {
-                "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
-            } else {
-                text::list(&lines, now, look) + &more(lines.len(), total)
-            }
+            list(path, &filters.filter(&[], state.clone()), (*limit, *json), (now, look))?
         }
         Verb::Find(args) => find(args, path, look)?,
         Verb::Show { id, dialogue, json } => show(*id, path, (*dialogue, *json), look)?,
         Verb::Kicks { limit, json } => kicks(path, (*limit, *json), look)?,
+        Verb::Log { since, limit, json } => {
+            let since = since.as_deref().map_or(Ok(0), |since| since::when(since, now))?;
+            operator_log(path, since, (*limit, *json), look)?
+        }
         Verb::Failures { filters, state, limit, json } => {
             let mut lines = Admin::to_read(path)?.failures(&filters.filter(&[], state.clone()))?;
             let total = lines.len() as i64;
@@ -266,14 +290,37 @@ pub fn run(
             if *json { json_line(&summary) } else { text::summary(&summary, look) }
         }
         Verb::Suspended(verb) => suspend::run(verb, (config, path), now, look)?,
-        Verb::Kick(selection) => return change::change(path, selection, Action::Kick, look, out),
-        Verb::Hold(selection) => return change::change(path, selection, Action::Hold, look, out),
-        Verb::Release(selection) => return change::change(path, selection, Action::Release, look, out),
-        Verb::Remove(selection) => return change::change(path, selection, Action::Remove, look, out),
-        Verb::Bounce(selection) => return change::change(path, selection, Action::Bounce, look, out),
+        Verb::Kick(selection) => return change::change(path, selection, (Action::Kick, None), look, out),
+        Verb::Hold { selection, reason } => {
+            return change::change(path, selection, (Action::Hold, reason.as_deref()), look, out);
+        }
+        Verb::Release(selection) => {
+            return change::change(path, selection, (Action::Release, None), look, out);
+        }
+        Verb::Remove(selection) => return change::change(path, selection, (Action::Remove, None), look, out),
+        Verb::Bounce(selection) => return change::change(path, selection, (Action::Bounce, None), look, out),
     };
     out.write_all(answer.as_bytes())?;
     Ok(())
+}
+
+fn list(
+    path: &Path,
+    filter: &Filter,
+    (limit, json): (u32, bool),
+    (now, look): (i64, Look),
+) -> Result<String, QueueCommandError> {
+    let admin = Admin::to_read(path)?;
+    let lines = admin.list(filter, limit)?;
+    let is_all = lines.len() < limit as usize;
+    let total = if is_all { lines.len() as i64 } else { admin.count(filter)? };
+    Ok(if json {
+        json_lines(&lines, total)
+    } else if lines.is_empty() && *filter == Filter::all() {
+        "nothing waits (what is finished: --state delivered, --state failed, …)\n".to_owned()
+    } else {
+        text::list(&lines, now, look) + &more(lines.len(), total)
+    })
 }
 
 fn kicks(path: &Path, (limit, json): (u32, bool), look: Look) -> Result<String, QueueCommandError> {
@@ -301,6 +348,19 @@ fn show(
     })
 }
 
+fn operator_log(
+    path: &Path,
+    since: i64,
+    (limit, json): (u32, bool),
+    look: Look,
+) -> Result<String, QueueCommandError> {
+    let (lines, total) = Admin::to_read(path)?.operator_log(since, limit)?;
+    Ok(match json {
+        true => json_lines(&lines, total),
+        false => text::operator_log(&lines, look) + &more(lines.len(), total),
+    })
+}
+
 fn find(args: &find::FindArgs, path: &Path, look: Look) -> Result<String, QueueCommandError> {
     let wanted = args.wanted();
     let (lines, total) = Admin::to_read(path)?.find(&wanted, args.limit)?;
@@ -315,9 +375,15 @@ fn find(args: &find::FindArgs, path: &Path, look: Look) -> Result<String, QueueC
 }
 
 /// The change is made: that it cannot be put on record is said, and is no failure.
-pub(super) fn record(admin: &Admin, action: &'static str, target: String, count: usize) {
-    let Who { login, uid } = Who::runs_this();
-    if let Err(error) = admin.record(&Change { action, target, count, login, uid }) {
+pub(super) fn record(
+    admin: &Admin,
+    action: &'static str,
+    target: String,
+    count: usize,
+    reason: Option<&str>,
+) {
+    let (Who { login, uid }, reason) = (Who::runs_this(), reason.map(str::to_owned));
+    if let Err(error) = admin.record(&Change { action, target, count, login, uid, reason }) {
         say(&format!("postrider: done, but not on record in operator_log: {error}"));
     }
 }
@@ -369,11 +435,18 @@ mod tests {
             &["kick", "--state", "delivered"],
             &["list", "--state", "nonsense"],
             &["list", "--reply", ""],
+            &["kick", "--state", "bounced"],
+            &["list", "--held-by", "nobody"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         for good in [
-            &["remove", "--all"][..],
+            &["list", "--state", "bounced"][..],
+            &["failures", "--state", "queued,held"],
+            &["hold", "--all", "--reason", "why"],
+            &["release", "--held-by", "rule"],
+            &["status"],
+            &["remove", "--all"],
             &["kick", "01MB1Z4QK3R", "01MB1Z4QK3S"],
             &["hold", "--domain", "b"],
             &[

@@ -21,12 +21,13 @@ use layout::{Layout, Mode};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Run these statements and end
-    #[arg(short, long, value_name = "SQL")]
+    #[arg(short, long, value_name = "SQL", allow_hyphen_values = true)]
     command: Option<String>,
     /// Allow statements that change the queue; a running relay notices within two seconds
     #[arg(long)]
     write: bool,
-    /// How rows are shown; values in a table are cut at 60 characters
+    /// How rows are shown; values in a table are cut at 60 characters, and one that is wider than the terminal is shown
+    /// a value a line
     #[arg(long, value_enum, default_value_t = Mode::Table)]
     mode: Mode,
 }
@@ -59,7 +60,7 @@ pub fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
 
 fn execute(shell: &Shell, statements: &str, mode: Mode) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut layout = Layout::new(mode, None);
+    let mut layout = Layout::new(mode, terminal_columns());
     let ran = shell.run(statements, &mut |ran| layout.tell(&ran, &mut out));
     // The rows before a statement that failed are shown before its error.
     let flushed = out.flush();

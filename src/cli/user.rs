@@ -226,7 +226,7 @@ fn lift(queue: &Path, whom: &str) -> anyhow::Result<()> {
         bail!("no failed logins count for {whom}: see `postrider user failures`");
     }
     if lifted > 0 {
-        super::queue::record(&admin, "user lift", whom.to_owned(), lifted);
+        super::queue::record(&admin, "user lift", whom.to_owned(), lifted, None);
     }
     print(&format!("{lifted} lifted\n"))
 }
@@ -237,7 +237,7 @@ fn record(queue: &Path, action: &'static str, name: String, count: usize) {
         return;
     }
     match Admin::to_write(queue) {
-        Ok(admin) => super::queue::record(&admin, action, name, count),
+        Ok(admin) => super::queue::record(&admin, action, name, count, None),
         Err(error) => say(&format!("postrider: done, but not on record in operator_log: {error}")),
     }
 }

@@ -179,7 +179,8 @@ impl<'t> Reading<'t> {
                 self.bad.insert(at.start);
                 for Wrong { text, span } in wrongs {
                     let wanted = match kind {
-                        Kind::List(_, item) if span.is_some() => item.wanted(),
+                        // One by itself needs no list.
+                        Kind::List(_, item) if span.is_some() || value.get_ref().is_str() => item.wanted(),
                         kind => kind.wanted(),
                     };
                     let text = format!("{text}; write {wanted}");

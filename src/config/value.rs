@@ -3,7 +3,7 @@
 //! Pure; no file is opened here. The range of a value comes with its [`Kind`] from the table of
 //! keys, so that a message can never disagree with the check.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -408,8 +408,15 @@ pub(super) fn relay(_: &Kind, value: &DeValue<'_>) -> Read<RelayHost> {
         Ok(port @ 1..) if !text.ends_with(&format!("+{port}")) => port,
         _ => return wrong(format!("\"{text}\" has a port that is not between 1 and 65535")),
     };
+    // RFC 5321 §4.1.3 has brackets round an address: without them DNS would be asked for a name of digits.
+    if host.parse::<Ipv4Addr>().is_ok() {
+        let host = Domain::parse(&format!("[{host}]"));
+        return host.map_or_else(
+            |_| wrong(format!("\"{text}\" is no address")),
+            |host| Ok(RelayHost { host, port }),
+        );
+    }
     if host.parse::<IpAddr>().is_ok() {
-        // Without brackets RFC 5321 §4.1.3 has no address here, and DNS would be asked for a name of digits.
         return wrong(format!("\"{text}\" is an address without brackets"));
     }
     let bare_v6 =
@@ -503,6 +510,7 @@ mod tests {
             ("smtp.Upstream.example:587", "smtp.upstream.example", 587),
             ("localhost:25", "localhost", 25),
             ("[192.0.2.1]:25", "[192.0.2.1]", 25),
+            ("192.0.2.1:25", "[192.0.2.1]", 25),
             ("[2001:db8::1]:25", "[IPv6:2001:db8::1]", 25),
             ("[IPv6:2001:DB8::1]:26", "[IPv6:2001:db8::1]", 26),
         ] {
@@ -516,7 +524,7 @@ mod tests {
             "smtp.example:65536",
             "smtp.example:+25",
             ":25",
-            "1.2.3.4:25",
+            "1.2.3:25x",
             "2001:db8::1:25",
             "[2001:db8::1]",
             "[1.2.3]:25",

@@ -25,6 +25,8 @@ pub enum Seen<'a> {
         /// The attempt.
         attempt: &'a Attempt,
     },
+    /// And a host refused what we send, by a block list or another policy.
+    RefusedByPolicy,
     /// The lifetime of a recipient ended before its next attempt.
     Expired {
         /// The recipient.

@@ -36,6 +36,8 @@ struct Counted {
 /// What a refusal is one of.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Judged {
+    /// It was refused by policy.
+    pub(super) is_by_policy: bool,
     /// The operator was told of it.
     pub(super) is_told: bool,
     /// So many senders and recipients are to be told of, now.
@@ -66,7 +68,7 @@ impl PolicyRefusals {
         }
         let is_told = counted.is_many();
         let alert = (is_told && !was_told).then_some((counted.senders.len(), counted.recipients));
-        Judged { is_told, alert }
+        Judged { is_by_policy: true, is_told, alert }
     }
 }
 
@@ -235,8 +237,9 @@ mod tests {
         assert_eq!(judged.iter().filter(|judged| !judged.is_told).count(), 20);
         let alerts: Vec<_> = judged.iter().filter_map(|judged| judged.alert).collect();
         assert_eq!(alerts, [(1, 21)]);
-        assert_eq!(judge("mx.b.test", 2), Judged::default(), "another organization");
-        assert_eq!(judge("mx1.a.test", 3599), Judged { is_told: true, alert: None });
+        let first = Judged { is_by_policy: true, ..Judged::default() };
+        assert_eq!(judge("mx.b.test", 2), first, "another organization");
+        assert_eq!(judge("mx1.a.test", 3599), Judged { is_by_policy: true, is_told: true, alert: None });
         let later: Vec<_> = (0..30).filter_map(|_| judge("mx1.a.test", 3700).alert).collect();
         assert_eq!(later, [(1, 21)], "an hour later it is told again");
     }

@@ -57,6 +57,7 @@ pub(super) fn status(context: &MonitoringContext, _: &Request) -> Response {
         now: context.clock.now(),
         connections: context.workers.open_connections(),
         busy: &busy,
+        refused: &super::metrics::refused(),
     });
     whole(Status::Ok, hostname, if snapshot.is_some() { AGAIN } else { AGAIN_SOON }, body)
 }

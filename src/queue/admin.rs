@@ -10,13 +10,15 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HostLine, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order, RouteInUse,
-    Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
+    Changed, ConfigInUse, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine, FinishedMessage,
+    HostLine, LaneLine, Line, LoginFailureLine, OldestLine, Order, RouteInUse, Selected, Shown, ShownLabels,
+    ShownRecipient, StoryLine, Summary, Try,
 };
 pub use super::copy_rows::{Copied, HowToRestore, Recovered, RecoveredTable, Restored};
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::gauge_rows::Fill;
+pub use super::held::{HELD_BY, HeldCount};
+pub use super::operator_rows::{Change, KickLine, OperatorLine};
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 pub use super::suspension::{Suspended, SuspendedBy, SuspensionLine};
 pub use super::traffic_rows::{GroupBy, Reason, Traffic, TrafficLine, Wanted};

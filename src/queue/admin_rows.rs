@@ -7,25 +7,9 @@ use crate::mail::Lifetimes;
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::Fill;
+use super::held::{HeldCount, held_words};
 use super::id::{MessageId, RecipientId};
 use super::suspension::{SuspendedBy, SuspensionLine};
-
-/// What somebody changed with the command line: a row of `operator_log`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// `kick`, `hold`, `release`, `remove`, `bounce`, `suspend`, `resume`; `user add`, `user passwd`, `user set`,
-    /// `user remove`, `user lift`.
-    pub action: &'static str,
-    /// A queue id, a domain, `all` or what else was asked for; a user's name, an address or a network; what is
-    /// suspended, as `domain example.com`.
-    pub target: String,
-    /// Recipients, users, or locks of logins.
-    pub count: usize,
-    /// Who logged in to the machine.
-    pub login: String,
-    /// As which the command runs.
-    pub uid: u32,
-}
 
 /// A change of recipients that were selected before: what [`Selected::ids`] gave, or some of it.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +24,8 @@ pub struct Order<'a> {
     pub login: &'a str,
     /// As which the command runs.
     pub uid: u32,
+    /// Why, where it was said.
+    pub reason: Option<&'a str>,
 }
 
 /// How far a change came.
@@ -142,9 +128,20 @@ pub struct Line {
     pub age: i64,
     /// Bytes of content.
     pub size: i64,
+    /// What holds it: `operator`, `rule`, `in-doubt`, `restore`, `recover` or `fault`; none: it is not held.
+    pub held_by: Option<String>,
+    /// Which rule, or which operator and why; otherwise what is wrong.
+    pub held_reason: Option<String>,
     /// Its id; what its attempts are found by.
     #[serde(skip)]
     pub(crate) id: i64,
+}
+
+impl Line {
+    /// For people: why it is held; none: it is not.
+    pub fn held(&self) -> Option<String> {
+        Some(held_words(self.held_by.as_deref()?, self.held_reason.as_deref()))
+    }
 }
 
 /// One try.
@@ -250,7 +247,7 @@ pub struct StoryLine {
     pub words: String,
 }
 
-/// What was said in the last failed attempt of some recipients of a message in which anything was.
+/// What was said in the last failed attempt of some recipients of which that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DialogueLine {
     /// When the attempt began, UTC.
@@ -344,6 +341,8 @@ pub struct Summary {
     pub recipients: i64,
     /// Of these, held.
     pub held: i64,
+    /// By what; none where only a part of the queue is counted.
+    pub held_by: Vec<HeldCount>,
     /// Of these, due now.
     pub due: i64,
     /// Of these, due but for the backoff of their destination.
@@ -423,21 +422,6 @@ pub struct DomainLine {
     pub next_attempt: Option<String>,
     /// Suspended.
     pub suspended: i64,
-}
-
-/// A row of `kicks`.
-#[derive(Debug, Clone, Serialize)]
-pub struct KickLine {
-    /// When, UTC.
-    pub at: String,
-    /// What was asked for: `example.com`, `@example.com`, `#lane`, a queue id or `all`.
-    pub node: String,
-    /// Who authenticated.
-    pub user: Option<String>,
-    /// From where; none: the command line.
-    pub client: Option<String>,
-    /// How many recipients waited.
-    pub recipients: i64,
 }
 
 /// Failed logins that have an effect now: a row of `login_failures`.

@@ -25,13 +25,15 @@ use crate::mail::tlsrpt::report::Counted;
 use crate::mail::{Domain, Lifetimes};
 
 use super::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary,
+    Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
+    Selected, Shown, Summary,
 };
 use super::error::QueueError;
 use super::filter::{Action, Filter};
 use super::gauge_rows::{AgeCounts, CountFrom, DiskUse, DomainCount, Fill, LaneCount, SmallCounts};
+use super::held::HeldCount;
 use super::op::Op;
+use super::operator_rows::{Change, KickLine, OperatorLine};
 use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};
 use super::quotas::BytesByUser;
 use super::rows::{
@@ -312,8 +314,8 @@ pub trait AdminStore: Debug {
     /// One message, waiting or finished; none where nothing is known of it.
     fn show(&self, id: MessageId) -> Result<Option<Shown>, QueueError>;
 
-    /// What was said in the last failed attempts of a message's recipients, waiting or finished: each once, in order of
-    /// time. Of long ago, nothing is known.
+    /// What was said in the failed attempts of a message's recipients, waiting or finished: of each recipient the last
+    /// of which that is kept; each once, in order of time. Of long ago, and of what was removed, nothing is.
     fn dialogues(&self, id: MessageId) -> Result<Vec<DialogueLine>, QueueError>;
 
     /// Numbers, and the `limit` domains with the most waiting.
@@ -417,6 +419,13 @@ pub trait AdminStore: Debug {
 
     /// How many of these recipients are suspended.
     fn suspended_of(&self, these: &[(MessageId, RecipientId)]) -> Result<i64, QueueError>;
+
+    /// What holds mail, the most first: in all the queue by kind, or of one domain by reason (the first twenty).
+    fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError>;
+
+    /// What operators changed since this time (Unix seconds), the latest first, at most `limit` of it; and how much it
+    /// is in all.
+    fn operator_log(&self, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64), QueueError>;
 
     /// Puts on record what else an operator did. The relay that runs, or the next that starts, writes it to its log.
     fn record(&self, change: &Change) -> Result<(), QueueError>;

@@ -116,6 +116,8 @@ pub struct Filter {
     pub tag: Option<Pattern>,
     /// `queued` or `held`; of what is finished, its state or `finished` for all; none: all that waits.
     pub state: Option<String>,
+    /// What holds it: one of [`super::held::HELD_BY`].
+    pub held_by: Option<String>,
 }
 
 impl Filter {
@@ -165,8 +167,7 @@ impl Filter {
 
     /// What was said, in words that go behind `queue list`.
     fn words(&self) -> Vec<(&'static str, String)> {
-        let Filter { messages, user, sender, recipient, domain, mx, lane, reply, older_secs, tag, state } =
-            self;
+        let Filter { messages, user, sender, recipient, domain, mx, lane, reply, older_secs, tag, .. } = self;
         let patterns = [
             ("user", user),
             ("sender", sender),
@@ -185,7 +186,8 @@ impl Filter {
         ids.into_iter()
             .chain(patterns)
             .chain(older)
-            .chain(state.clone().map(|state| ("state", state)))
+            .chain(self.state.clone().map(|state| ("state", state)))
+            .chain(self.held_by.clone().map(|by| ("held-by", by)))
             .collect()
     }
 }

@@ -10,6 +10,7 @@ use crate::mail::{
     Recipient, ReplySource, Ret,
 };
 
+use super::held::HeldBy;
 use super::id::{MessageId, RecipientId};
 use super::suspension::Submitted;
 use super::tls_rows::TlsSession;
@@ -234,7 +235,7 @@ pub enum NextState {
     /// Stays queued; next try at this time (Unix seconds).
     Retry(i64),
     /// Waits for the operator.
-    Hold,
+    Hold(HeldBy),
     /// Moves to `history`.
     Finished(Finished),
 }
@@ -575,7 +576,7 @@ pub struct Fetched {
 pub struct Spoilt {
     /// The recipient.
     pub recipient: RecipientId,
-    /// Why, for whoever looks at it: `held: …`.
+    /// Why, for whoever looks at it.
     pub why: String,
 }
 

@@ -32,8 +32,10 @@ pub enum GroupBy {
 pub struct Traffic {
     /// UTC.
     pub since: String,
-    /// All of it.
+    /// All that was submitted.
     pub total: TrafficLine,
+    /// Postrider's own bounces and reports: in no other line.
+    pub own: TrafficLine,
     /// By what was asked for, those with the most recipients first.
     pub groups: Vec<TrafficLine>,
     /// How many groups there are in all.
@@ -57,7 +59,9 @@ pub struct TrafficLine {
     pub median_secs: Option<u32>,
     /// The same of 95 in 100 of them.
     pub p95_secs: Option<u32>,
-    /// Tried since then, and waiting for their next try.
+    /// Waiting now, whenever they were accepted.
+    pub waiting: u64,
+    /// Of these, tried since then.
     pub deferred: u64,
     /// Refused for good since then.
     pub bounced: u64,
@@ -65,6 +69,14 @@ pub struct TrafficLine {
     pub expired: u64,
     /// Taken out by an operator since then.
     pub removed: u64,
+}
+
+impl TrafficLine {
+    /// How many waited already at that time: with those accepted since they are all that were finished or wait.
+    pub fn waited_before(&self) -> u64 {
+        let TrafficLine { accepted, delivered, waiting, bounced, expired, removed, .. } = self;
+        (delivered + waiting + bounced + expired + removed).saturating_sub(*accepted)
+    }
 }
 
 /// Why mail was put off or came back.

@@ -418,7 +418,7 @@ fn hold_instead(op: Op, error: &str) -> Option<Op> {
     match op {
         Op::Settle(outcomes) => Some(Op::Hold {
             recipients: outcomes.results.iter().map(|row| row.recipient).collect(),
-            why: format!("held: what came of the last attempt could not be recorded: {error}"),
+            why: format!("what came of the last attempt could not be recorded: {error}"),
         }),
         _ => None,
     }

@@ -104,7 +104,9 @@ fn of_routes(before: &[RouteInUse], after: &Routes, waiting: &[DomainWaiting]) -
         Finding::warning(
             ABOUT,
             format!(
-                "{count} recipients of {domains} domains would go to {}, now to {} ({lanes})",
+                "{} of {} would go to {}, now to {} ({lanes})",
+                counted(count, "recipient"),
+                counted(domains as u64, "domain"),
                 new.goes_to(),
                 old.goes_to()
             ),
@@ -125,15 +127,27 @@ fn of_lifetimes(in_use: &ConfigInUse, settings: &Settings, expiring: i64) -> Vec
     let changes: Vec<String> = changes
         .into_iter()
         .filter(|(_, before, after)| before != after)
-        .map(|(name, before, after)| format!("{name} would be {after} s, now {before} s"))
+        .map(|(name, before, after)| format!("{name} would be {}, now {}", span(after), span(before)))
         .collect();
     let changes = changes.join(", ");
     vec![match expiring {
         ..=0 => Finding::ok(ABOUT, format!("{changes}: nothing more would expire at once")),
         count => {
-            Finding::warning(ABOUT, format!("{changes}: {count} recipients would expire at once, and bounce"))
+            let count = counted(count.unsigned_abs(), "recipient");
+            Finding::warning(ABOUT, format!("{changes}: {count} would expire at once, and bounce"))
         }
     }]
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// As a config has it: `5d`, `90m`.
+fn span(secs: i64) -> String {
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let (unit, name) = units.into_iter().find(|(unit, _)| secs % unit == 0).unwrap_or((1, 's'));
+    format!("{}{name}", secs / unit)
 }
 
 /// Their mail is delivered all the same; new mail of theirs is refused.
@@ -225,7 +239,7 @@ mod tests {
                 &[("*.b.test", Some("up.test:587")), ("a.test", Some("up.test:587"))],
                 vec![(exactly(), &[][..]), (below(), &["up.test"][..])],
                 vec![
-                    "30 recipients of 1 domains would go to their MX hosts, now to up.test:587 (lane the domain's own \
+                    "30 recipients of 1 domain would go to their MX hosts, now to up.test:587 (lane the domain's own \
                      instead of route:a.test)",
                 ],
             ),

@@ -26,7 +26,7 @@ const INTERRUPTED: i32 = 130;
 pub(super) fn change(
     path: &Path,
     selection: &Selection,
-    action: Action,
+    (action, reason): (Action, Option<&str>),
     look: Look,
     out: &mut impl Write,
 ) -> Result<(), QueueCommandError> {
@@ -47,7 +47,7 @@ pub(super) fn change(
         Some(unknown) if selected.ids.is_empty() => return Err(unknown),
         unknown => unknown,
     };
-    let made = make(&admin, action, &filter, &selected)?;
+    let made = make(&admin, action, (&filter, reason), &selected)?;
     // A kick or a release is no resume. Of those that were looked at: afterwards the filter may select others.
     let suspended = match action {
         Action::Kick | Action::Release => admin.suspended_of(&selected.ids[..made.looked_at])?,
@@ -107,7 +107,7 @@ impl Made {
 fn make(
     admin: &Admin,
     action: Action,
-    filter: &Filter,
+    (filter, reason): (&Filter, Option<&str>),
     selected: &Selected,
 ) -> Result<Made, QueueCommandError> {
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -125,7 +125,7 @@ fn make(
     };
     let (mut made, Who { login, uid }) = (Made::default(), Who::runs_this());
     for (which, these) in &each {
-        let order = Order { action, which, these, login: &login, uid };
+        let order = Order { action, which, these, login: &login, uid, reason };
         let changed = admin.change(&order, &|| !interrupted.load(Ordering::Relaxed));
         made.recipients += changed.recipients;
         made.looked_at += changed.looked_at;

@@ -1,17 +1,36 @@
 //! The options by which `postrider queue` selects recipients: the same for all its commands.
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::config::duration_of;
 use crate::queue::MessageId;
-use crate::queue::admin::{Filter, Pattern};
+use crate::queue::admin::{Filter, HELD_BY, Pattern};
 
 /// The options' ids: what they select excludes `--all` and queue ids.
-pub(super) const NAMES: [&str; 10] =
-    ["user", "sender", "recipient", "domain", "mx", "lane", "reply", "older", "tag", "state"];
+pub(super) const NAMES: [&str; 11] =
+    ["user", "sender", "recipient", "domain", "mx", "lane", "reply", "older", "tag", "held_by", "state"];
+/// Of the states `queued` and `held`.
+const ALL_WAITING: &str = "waiting";
 /// What a recipient that waits, or one that is finished, can be.
 pub(super) const STATES: [&str; 8] =
     ["queued", "held", "delivered", "relayed", "failed", "expired", "removed", "finished"];
+
+/// One of these. Also by the words that reports and metrics have (`bounced`), and by what is all that waits, which no
+/// state at all selects.
+pub(super) fn state(states: &'static [&'static str]) -> impl TypedValueParser<Value = String> {
+    let possible = states.iter().map(|name| match *name {
+        "failed" => PossibleValue::new("failed").alias("bounced"),
+        "queued" => PossibleValue::new("queued"),
+        name => PossibleValue::new(name),
+    });
+    let all = PossibleValue::new(ALL_WAITING).aliases(["queued,held", "held,queued"]);
+    PossibleValuesParser::new(possible.chain([all.hide(true)])).map(|name| match name.as_str() {
+        "bounced" => "failed".to_owned(),
+        "queued,held" | "held,queued" => ALL_WAITING.to_owned(),
+        _ => name,
+    })
+}
 
 /// Several together select what has all of it.
 #[derive(Debug, Args)]
@@ -47,11 +66,15 @@ pub(super) struct Filters {
     /// Only mail with this tag ('' for mail without one)
     #[arg(long, value_parser = Pattern::parse)]
     tag: Option<Pattern>,
+    /// Only what this holds: an operator, a [[retry.rule]], a doubt whether it arrived, a restore, a recovery, or a
+    /// fault of its own
+    #[arg(long, value_name = "WHAT", value_parser = HELD_BY)]
+    held_by: Option<String>,
 }
 
 impl Filters {
     pub(super) fn filter(&self, ids: &[MessageId], state: Option<String>) -> Filter {
-        let Filters { user, sender, recipient, domain, mx, lane, reply, older, tag } = self;
+        let Filters { user, sender, recipient, domain, mx, lane, reply, older, tag, held_by } = self;
         Filter {
             messages: ids.to_vec(),
             user: user.clone(),
@@ -63,7 +86,8 @@ impl Filters {
             reply: reply.clone(),
             older_secs: *older,
             tag: tag.clone(),
-            state,
+            state: state.filter(|state| state != ALL_WAITING),
+            held_by: held_by.clone(),
         }
     }
 }

@@ -143,7 +143,7 @@ fn seconds(text: &str) -> Result<i64, String> {
     }
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(super) fn reason(text: &str) -> Result<String, String> {
     let is_line = !text.trim().is_empty() && text.chars().all(|char| !char.is_control());
     match is_line && text.chars().count() <= REASON_CHARS_MAX {
         true => Ok(text.to_owned()),
@@ -177,7 +177,8 @@ fn suspend(
         login: Who::runs_this().login,
     };
     let done = admin.suspend(&row)?;
-    record(admin, "suspend", row.whose.to_string(), usize::try_from(done.recipients).unwrap_or(0));
+    let count = usize::try_from(done.recipients).unwrap_or(0);
+    record(admin, "suspend", row.whose.to_string(), count, row.reason.as_deref());
     let is_unknown = done.recipients == 0 && is_unknown(admin, config, &row.whose)?;
     if args.json {
         return Ok(json_line(&serde_json::json!({
@@ -226,7 +227,7 @@ fn resume(admin: &Admin, args: &ResumeArgs) -> Result<String, QueueCommandError>
         return Err(QueueCommandError::NotSuspended(whose.clone(), but));
     }
     // Each by itself, so that a message's story has what it waited behind, and nothing else.
-    resumed.iter().for_each(|one| record(admin, "resume", one.to_string(), 1));
+    resumed.iter().for_each(|one| record(admin, "resume", one.to_string(), 1, None));
     if args.json {
         return Ok(json_line(&serde_json::json!({ "action": "resume", "suspensions": count })));
     }

@@ -10,8 +10,8 @@ use crate::cli::table::{Look, table};
 use crate::kit::text::{printable, utc};
 use crate::mail::mark_of;
 use crate::queue::admin::{
-    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, KickLine, Line, OldestLine, Shown,
-    ShownLabels, ShownRecipient, StoryLine, Summary, Try,
+    DialogueLine, End, Envelope, FailureLine, Fill, FinishedMessage, HeldCount, KickLine, Line, OldestLine,
+    OperatorLine, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
 
 /// What has been due for longer waits for something: a turn, a slot, or the relay to be started.
@@ -25,9 +25,15 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
     if lines.is_empty() {
         return "nothing\n".to_owned();
     }
-    if lines.iter().all(|line| line.finished.is_some()) {
-        return list_of_finished(lines, look);
-    }
+    // What `find` finds is both: each has its own columns.
+    let (finished, waiting): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().partition(|line| line.finished.is_some());
+    let waiting = if waiting.is_empty() { String::new() } else { list_of_waiting(&waiting, now, look) };
+    waiting + &if finished.is_empty() { String::new() } else { list_of_finished(&finished, look) }
+}
+
+/// When each is tried next, and why it was not delivered yet.
+fn list_of_waiting(lines: &[&Line], now: i64, look: Look) -> String {
     let rows = lines.iter().map(|line| {
         vec![
             line.queue_id.clone(),
@@ -55,7 +61,7 @@ pub(super) fn list(lines: &[Line], now: i64, look: Look) -> String {
 }
 
 /// When each was finished, and which host said the last word.
-fn list_of_finished(lines: &[Line], look: Look) -> String {
+fn list_of_finished(lines: &[&Line], look: Look) -> String {
     let rows = lines.iter().map(|line| {
         vec![
             line.queue_id.clone(),
@@ -98,11 +104,12 @@ fn finished(message: &FinishedMessage) -> [(&'static str, String); 5] {
 
 /// What was said of it, or else of its destination.
 fn reply_words(line: &Line) -> String {
-    match (&line.last_reply, &line.lane_reply) {
+    let said = match (&line.last_reply, &line.lane_reply) {
         (Some(reply), _) => format!("{}{reply}", mark_of(line.reply_source.as_deref().unwrap_or_default())),
         (None, Some(reply)) => format!("(its destination) {reply}"),
         (None, None) => String::new(),
-    }
+    };
+    line.held().map_or(said.clone(), |held| format!("({held}) {said}").trim_end().to_owned())
 }
 
 /// `now`: Unix seconds.
@@ -237,7 +244,7 @@ pub(super) fn dialogues(lines: &[DialogueLine]) -> String {
         let which = if later.is_some() { "an earlier" } else { "the last" };
         let _ = writeln!(text, "dialogue of {which} failed attempt, {at} UTC, for {whom}{more}");
         if let Some(later) = later {
-            let _ = writeln!(text, "  (of the last there is none: {})", printable(later.as_bytes()));
+            let _ = writeln!(text, "  (the last failed without one: {})", printable(later.as_bytes()));
         }
         for line in dialogue.lines() {
             let _ = writeln!(text, "  {}", printable(line.as_bytes()));
@@ -273,7 +280,10 @@ fn dkim_words(one: &Try) -> String {
 /// When it goes, and what it waits for where that time has come.
 fn next_words(next: &str, line: &Line, now: &str) -> String {
     match next {
-        "held" => ", not tried until `postrider queue release`".to_owned(),
+        "held" => format!(
+            "; {}; not tried until `postrider queue release`",
+            printable(line.held().unwrap_or_default().as_bytes())
+        ),
         "bounce" => ", to be returned to the sender".to_owned(),
         "ATRN" => ", until it is fetched".to_owned(),
         "suspended" => ", suspended".to_owned(),
@@ -301,7 +311,8 @@ fn deliver_by_words(mode: &str) -> &'static str {
 fn counts(summary: &Summary) -> String {
     let Summary { messages, bytes, recipients, held, due, backing_off, to_fetch, suspended, .. } = summary;
     let mut text = format!(
-        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held, {} later",
+        "{messages} messages ({bytes} bytes), {recipients} recipients: {due} due, {held} held{}, {} later",
+        HeldCount::all_words(&summary.held_by),
         recipients - due - held - backing_off - to_fetch - suspended
     );
     for (count, words) in [
@@ -442,9 +453,28 @@ pub(super) fn kicks(kicks: &[KickLine], look: Look) -> String {
     }
     let rows = kicks.iter().map(|kick| {
         let client = kick.client.clone().unwrap_or_else(|| "queue kick".to_owned());
-        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), or_dash(&kick.user), client]
+        let who = or_dash(if kick.user.is_some() { &kick.user } else { &kick.login });
+        vec![kick.at.clone(), kick.node.clone(), kick.recipients.to_string(), who, client]
     });
-    table(look, &["AT (UTC)", "FOR", "RECIPIENTS", "USER", "CLIENT"], rows.collect())
+    table(look, &["AT (UTC)", "FOR", "RECIPIENTS", "BY", "CLIENT"], rows.collect())
+}
+
+pub(super) fn operator_log(lines: &[OperatorLine], look: Look) -> String {
+    if lines.is_empty() {
+        return "nothing was changed\n".to_owned();
+    }
+    let rows = lines.iter().map(|line| {
+        let so_far = if line.is_under_way { " so far" } else { "" };
+        vec![
+            line.at.clone(),
+            format!("{} (uid {})", line.login, line.uid),
+            line.action.clone(),
+            format!("{}{so_far}", line.count),
+            line.target.clone(),
+            or_dash(&line.reason),
+        ]
+    });
+    table(look, &["AT (UTC)", "BY", "DID", "COUNT", "FOR", "REASON"], rows.collect())
 }
 
 fn or_dash(text: &Option<String>) -> String {
@@ -492,6 +522,8 @@ mod tests {
             age: 0,
             finished: None,
             size: 0,
+            held_by: None,
+            held_reason: None,
             id: 0,
         };
         let words = |next| next_words(next, &line, "2026-01-01 00:00:00");
@@ -500,7 +532,15 @@ mod tests {
             words("2026-01-01 00:00:00")
                 .contains("due since 2026-01-01 00:00:00 UTC but waiting for a free connection; `postrider explain you@a.test`")
         );
-        assert!(words("held").contains("`postrider queue release`"));
+        let held = Line {
+            held_by: Some("operator".to_owned()),
+            held_reason: Some("ann: full".to_owned()),
+            ..line.clone()
+        };
+        assert_eq!(
+            next_words("held", &held, ""),
+            "; held by ann: full; not tried until `postrider queue release`"
+        );
         let listed = |next: &str| {
             list(
                 &[Line { next_attempt: Some(next.to_owned()), ..line.clone() }],
@@ -522,6 +562,17 @@ mod tests {
             assert_eq!(next_in(next, 1_767_300_000), wanted, "{next}");
         }
     }
+
+    /// RFC 5322 §2.2.2: a tab may fold a line.
+    #[test]
+    fn a_folded_line_of_the_header_goes_on_behind_a_blank() {
+        let header = Some("Received: from a.test\n\tby b.test\nSubject: \x1b[2J".to_owned());
+        let (queue_id, story) = ("01MB1Z4QK3R".to_owned(), Vec::new());
+        let shown = Shown { queue_id, message: None, finished: None, recipients: Vec::new(), story, header };
+        let text = show(&shown, 0);
+        assert!(text.ends_with("  Received: from a.test\n   by b.test\n  Subject: \\x1B[2J\n"), "{text}");
+    }
+
     #[test]
     fn it_is_told_how_full_it_is() {
         let mib = 1 << 20;

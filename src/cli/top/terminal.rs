@@ -150,3 +150,52 @@ fn signals() -> io::Result<Receiver<Event>> {
     })?;
     Ok(events)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::process::Command;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    const PANICS: &str = "cli::top::terminal::tests::panics_on_the_terminal_that_it_is_given";
+
+    /// By itself, on the terminal of the test below.
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn panics_on_the_terminal_that_it_is_given() {
+        let _terminal = Terminal::enter().unwrap();
+        let modes = tcgetattr(io::stdin()).unwrap().local_modes;
+        assert!(!modes.contains(LocalModes::ECHO), "keys are not echoed");
+        panic!("on purpose");
+    }
+
+    /// Before the panic says anything: on the other screen nobody would read it.
+    #[test]
+    fn a_panic_leaves_the_terminal_as_it_was_and_is_read_there() {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let slave = || OpenOptions::new().read(true).write(true).open(&name).unwrap();
+        let kept = slave();
+        let before = tcgetattr(&kept).unwrap().local_modes;
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args([PANICS, "--exact", "--ignored", "--nocapture"]);
+        let mut child = child.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+        let mut master = File::from(master);
+        let mut shown = Vec::new();
+        let mut part = [0; 4096];
+        while !String::from_utf8_lossy(&shown).contains("test result") {
+            let count = master.read(&mut part).unwrap();
+            shown.extend_from_slice(&part[..count]);
+        }
+        assert!(!child.wait().unwrap().success());
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        let at = |words: &str| shown.find(words).unwrap_or_else(|| panic!("no {words:?} in {shown:?}"));
+        assert!(at(ENTER) < at(LEAVE) && at(LEAVE) < at("on purpose"), "{shown:?}");
+        assert_eq!(tcgetattr(&kept).unwrap().local_modes, before);
+    }
+}

@@ -145,7 +145,7 @@ impl Slot {
         }
         let used = state.usage.used(Instant::now());
         if has_room && let Some(limit) = state.settings.limit().after_signal(signal, used, now) {
-            self.hosts.set_limit(&self.host.name, &mut state, limit, Some(&reply.to_string()));
+            self.hosts.set_limit(&self.host.name, &mut state, limit, Some(&reply.marked()));
         }
         others
     }

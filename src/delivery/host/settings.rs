@@ -89,7 +89,7 @@ impl Settings {
         let row = HostSetting {
             mx: mx.to_owned(),
             setting,
-            last_reply: Some(why.to_string()),
+            last_reply: Some(why.marked()),
             changed_at: before.as_ref().map_or(now, |row| row.changed_at.min(now)),
             retry_at: Some(now + lifetime_secs(setting)),
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::{DeliverySettings, InDoubt, RuleAction, atrn};
 use crate::mail::{Attempt, Enhanced, Notify, Outcome, Phase, Reply, TlsPolicy};
-use crate::queue::{Finished, Job, NextState, QueuedMessage, QueuedRecipient, Settled};
+use crate::queue::{Finished, HeldBy, Job, NextState, QueuedMessage, QueuedRecipient, Settled};
 
 use crate::delivery::job::attempt::Answer;
 use crate::delivery::job::retry_rules;
@@ -97,7 +97,7 @@ impl Circumstances<'_> {
                 let wait = delay.mul_f64(0.8 + 0.4 * self.spread);
                 (Outcome::Deferred, self.retry_after(message, wait), "retry")
             }
-            RuleAction::Hold => (Outcome::Deferred, NextState::Hold, "hold"),
+            RuleAction::Hold => (Outcome::Deferred, NextState::Hold(HeldBy::Rule(number)), "hold"),
             RuleAction::Bounce => (Outcome::Failed, NextState::Finished(Finished::Failed), "bounce"),
         };
         Some((outcome, next_state, (number, word)))
@@ -127,7 +127,7 @@ impl Circumstances<'_> {
             Outcome::Delivered => NextState::Finished(Finished::Delivered),
             Outcome::Relayed => NextState::Finished(Finished::Relayed),
             Outcome::Failed => NextState::Finished(Finished::Failed),
-            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => NextState::Hold,
+            Outcome::InDoubt if self.settings.in_doubt == InDoubt::Hold => NextState::Hold(HeldBy::InDoubt),
             Outcome::InDoubt if self.settings.in_doubt == InDoubt::AssumeDelivered => {
                 NextState::Finished(Finished::Delivered)
             }

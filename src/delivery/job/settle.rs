@@ -16,8 +16,8 @@ use crate::mail::tlsrpt::day_of;
 use crate::mail::{Attempt, Enhanced, Outcome, Phase, Reply, ReplySource, TlsPolicy};
 use crate::maillog;
 use crate::queue::{
-    Finished, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled, Settlement,
-    TlsSession,
+    Finished, HeldBy, Job, LaneHealth, NextState, Queue, QueueError, QueuedMessage, RecipientId, Settled,
+    Settlement, TlsSession,
 };
 
 use crate::delivery::job::attempt::{Answer, Answers};
@@ -261,7 +261,7 @@ pub fn settle_doubts(queue: &Queue, policy: InDoubt, now: i64) -> Result<(), Que
     let next_state = match policy {
         // They are due: that is all there is to it.
         InDoubt::Retry => return Ok(()),
-        InDoubt::Hold => NextState::Hold,
+        InDoubt::Hold => NextState::Hold(HeldBy::InDoubt),
         InDoubt::AssumeDelivered => NextState::Finished(Finished::Delivered),
     };
     for (id, recipients) in queue.in_doubt()? {

@@ -70,7 +70,7 @@ fn reported<'a>(message: &'a QueuedMessage, results: &'a [Settled]) -> Vec<Repor
             NextState::Finished(Finished::Failed) => Outcome::Failed,
             NextState::Finished(Finished::Expired) => Outcome::Expired,
             NextState::Retry(_) if result.warned => Outcome::Deferred,
-            NextState::Retry(_) | NextState::Hold | NextState::Finished(Finished::Removed) => continue,
+            NextState::Retry(_) | NextState::Hold(_) | NextState::Finished(Finished::Removed) => continue,
         };
         if message.sender.is_none() && matches!(outcome, Outcome::Failed | Outcome::Expired) {
             let last_reply = attempt.map(|attempt| attempt.reply.to_string());

@@ -72,6 +72,11 @@ pub(super) const BOUNCED: Def = counter(
     Of::Things,
     "Recipients that failed for good, by class of the reply",
 );
+pub(super) const POLICY_REFUSALS: Def = counter(
+    "postrider_policy_refusals",
+    Of::Things,
+    "Attempts, one for each recipient, that a host refused by a block list or another policy against what we send",
+);
 pub(super) const EXPIRED: Def = counter(
     "postrider_recipients_expired",
     Of::Things,
@@ -123,6 +128,7 @@ pub(super) struct Counters {
     deferred: ByClass,
     bounced: ByClass,
     expired: ByClass,
+    policy_refusals: AtomicU64,
     returned: AtomicU64,
     attempts: [[AtomicU64; PHASES.len()]; ALL_OUTCOMES.len()],
     durations: [Histogram; PHASES.len()],
@@ -144,6 +150,7 @@ impl Counters {
             deferred: ByClass::default(),
             bounced: ByClass::default(),
             expired: ByClass::default(),
+            policy_refusals: AtomicU64::default(),
             returned: AtomicU64::default(),
             attempts: Default::default(),
             durations: std::array::from_fn(|_| Histogram::new(ATTEMPT_MILLIS)),
@@ -172,12 +179,12 @@ impl Counters {
         self.domains.add(domain, outcome);
     }
 
-    /// As they are now.
     /// What happened by domain and was not counted yet takes no room any more.
     pub(super) fn forget_uncounted(&self) {
         self.domains.all();
     }
 
+    /// As they are now.
     pub(super) fn families(&self) -> Vec<Family> {
         let plain = |def, count: &AtomicU64| Family::one(def, Value::Number(read(count)));
         vec![
@@ -189,6 +196,7 @@ impl Counters {
             by_class(DEFERRED, &self.deferred),
             by_class(BOUNCED, &self.bounced),
             by_class(EXPIRED, &self.expired),
+            plain(POLICY_REFUSALS, &self.policy_refusals),
             plain(RETURNED, &self.returned),
             self.by_domain(),
             self.attempts(),
@@ -202,6 +210,15 @@ impl Counters {
             plain(LOGIN_FAILURES, &self.login_failures),
             plain(HANDSHAKE_FAILURES, &self.handshake_failures),
         ]
+    }
+
+    /// `5xx 5.7.1`, and how often.
+    pub(super) fn refused_replies(&self) -> Vec<(String, u64)> {
+        let words = |(class, enhanced, count): (&str, String, u64)| match enhanced.as_str() {
+            "none" => (class.to_owned(), count),
+            _ => (format!("{class} {enhanced}"), count),
+        };
+        self.refusals.all().into_iter().map(words).filter(|(_, count)| *count > 0).collect()
     }
 
     fn refused(&self) -> Family {
@@ -254,6 +271,7 @@ impl Observer for Counters {
                 one(&self.expired[class_of(digit.and_then(|digit| u16::try_from(digit).ok()))]);
                 self.domains.add(recipient.domain(), 2);
             }
+            Seen::RefusedByPolicy => one(&self.policy_refusals),
             Seen::Returned => one(&self.returned),
             Seen::Reported(kind) => {
                 if let Some(at) = REPORTS.iter().position(|(name, _)| *name == kind) {

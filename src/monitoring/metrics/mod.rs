@@ -49,6 +49,13 @@ pub(super) fn end() {
     counters().forget_uncounted();
 }
 
+/// What clients were refused since the start, by class and enhanced code of the reply, the most first.
+pub(super) fn refused() -> Vec<(String, u64)> {
+    let mut all = counters().refused_replies();
+    all.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+    all
+}
+
 fn counters() -> Arc<Counters> {
     COUNTERS.get_or_init(Counters::new).clone()
 }

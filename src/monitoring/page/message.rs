@@ -80,12 +80,12 @@ fn story(html: &mut Html, lines: &[StoryLine]) {
     html.raw("</section>");
 }
 
-/// What was said in the last failed attempts, folded.
+/// What was said in the last failed attempts of which that is kept, folded.
 fn said(html: &mut Html, dialogues: &[DialogueLine]) {
     if dialogues.is_empty() {
         return;
     }
-    html.raw("<section><h2>Dialogue of the last failed attempt</h2>");
+    html.raw("<section><h2>Dialogue: the last that is kept of a failed attempt</h2>");
     for DialogueLine { at, recipients, dialogue, later } in dialogues.iter().take(DIALOGUES_MAX) {
         html.raw("<details><summary>").text(at).raw(" UTC \u{b7} ");
         html.text(recipients.first().map_or("", String::as_str));
@@ -97,7 +97,7 @@ fn said(html: &mut Html, dialogues: &[DialogueLine]) {
             ));
         }
         if let Some(later) = later {
-            html.text(&format!("; of the last failed attempt there is none ({later})"));
+            html.text(&format!("; a later attempt failed without one ({later})"));
         }
         html.raw("</summary><pre>");
         for line in dialogue.lines() {
@@ -136,6 +136,7 @@ fn one(html: &mut Html, recipient: &ShownRecipient, now: i64) {
     html.raw("<section><div class=\"row\">").classed("name", &line.recipient);
     html.classed(class_of(&line.state), &line.state).raw("</div>");
     let mut words = vec![counted(u64::from(line.attempts), "attempt")];
+    words.extend(line.held());
     words.extend(line.next_attempt.as_deref().map(|next| next_words(next, now)));
     html.raw("<p class=\"small\">").text(&words.join(" \u{b7} ")).raw("</p>");
     suspended::why(html, suspended);
@@ -192,7 +193,7 @@ fn class_of(state: &str) -> &'static str {
 /// When it goes.
 fn next_words(next: &str, now: i64) -> String {
     match next {
-        "held" => "held until postrider queue release".to_owned(),
+        "held" => "until postrider queue release".to_owned(),
         "bounce" => "to be returned to the sender".to_owned(),
         "ATRN" => "waits to be fetched".to_owned(),
         "suspended" => "suspended".to_owned(),

@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::config::atrn;
 use crate::mail::Domain;
 use crate::queue::admin::{
-    Admin, DomainWaiting, FailureGroup, Filter, Line, MinuteCount, PolicyCount, Refusal, SuspensionLine,
-    TlsFailure,
+    Admin, DomainWaiting, FailureGroup, Filter, HeldCount, Line, MinuteCount, PolicyCount, Refusal,
+    SuspensionLine, TlsFailure,
 };
 use crate::queue::{BackoffRow, HostSetting, QueueError};
 use crate::scheduler::Scheduler;
@@ -84,6 +84,8 @@ pub struct Waiting {
     pub held: u64,
     /// Not tried until resumed.
     pub suspended: u64,
+    /// By what.
+    pub held_by: Vec<HeldCount>,
     /// Until a user fetches it.
     pub to_fetch: u64,
     /// The fullest.
@@ -226,7 +228,9 @@ impl Counter {
         let Counter { snapshot, .. } = self;
         self.waiting.count(&mut snapshot.waiting, now, |_| {
             let backoffs = admin.backoffs()?;
-            Ok(waiting(admin.waiting_by_domain()?, lane_of, &backoffs, now))
+            let waiting = waiting(admin.waiting_by_domain()?, lane_of, &backoffs, now);
+            let held_by = if waiting.held > 0 { admin.held(None)? } else { Vec::new() };
+            Ok(Waiting { held_by, ..waiting })
         })?;
         let this = now.div_euclid(60);
         let last = self.minutes.counted.map(|(at, _)| at.div_euclid(60) - MINUTES_MOVING);

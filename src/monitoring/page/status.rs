@@ -2,13 +2,16 @@
 
 use crate::kit::text::utc;
 use crate::mail::mark_of;
-use crate::queue::admin::TlsFailure;
+use crate::queue::admin::{HeldCount, TlsFailure};
 use crate::queue::{HostSetting, Setting};
 
 use super::html::{Html, counted, grouped, span};
 use super::plot::plot;
 use super::snapshot::{HOSTS_MAX, LaneLine, MINUTES, Snapshot, Waiting};
 use super::suspended;
+
+/// Kinds of replies to clients that are shown.
+const REFUSED_MAX: usize = 10;
 
 /// All that is on the page.
 pub(super) struct View<'a> {
@@ -25,6 +28,8 @@ pub(super) struct View<'a> {
     pub(super) connections: usize,
     /// Of each lane that is shown: connections busy, and how many there may be.
     pub(super) busy: &'a [(usize, usize)],
+    /// What clients were refused since the start: codes, and how often.
+    pub(super) refused: &'a [(String, u64)],
 }
 
 /// What stands between the tags of the body.
@@ -69,6 +74,7 @@ fn counted_parts(html: &mut Html, snapshot: &Snapshot, view: &View<'_>) {
     html.raw("</div>");
     policies(html, snapshot);
     tls_failures(html, &snapshot.tls_failures);
+    refused(html, view.refused);
     oldest(html, snapshot);
 }
 
@@ -82,12 +88,11 @@ fn tiles(html: &mut Html, snapshot: &Snapshot, now: i64) {
     tile(html, &super::html::grouped(waiting.recipients), &format!("recipients wait, in {messages}"));
     tile(html, &super::html::grouped(waiting.due), "due now");
     tile(html, &super::html::grouped(waiting.backing_off), "due, their lane backs off");
-    let fetched = if waiting.to_fetch > 0 {
-        format!("held; {} to be fetched", super::html::grouped(waiting.to_fetch))
-    } else {
-        "held".to_owned()
-    };
-    tile(html, &super::html::grouped(waiting.held), &fetched);
+    let mut held = format!("held{}", HeldCount::all_words(&waiting.held_by));
+    if waiting.to_fetch > 0 {
+        held += &format!("; {} to be fetched", super::html::grouped(waiting.to_fetch));
+    }
+    tile(html, &super::html::grouped(waiting.held), &held);
     if waiting.suspended > 0 {
         tile(html, &super::html::grouped(waiting.suspended), "suspended");
     }
@@ -104,7 +109,7 @@ fn hour(html: &mut Html, snapshot: &Snapshot, now: i64) {
         (this - MINUTES + 1..=this).map(of).collect()
     };
     html.raw("<section><h2>The last hour</h2><div class=\"plots\">");
-    plot(html, "recipients accepted", &series(|minute| minute.accepted), false);
+    plot(html, "recipients accepted, own reports too", &series(|minute| minute.accepted), false);
     plot(html, "attempts delivered", &series(|minute| minute.delivered), false);
     plot(html, "attempts deferred or refused", &series(|minute| minute.deferred + minute.failed), true);
     html.raw("</div></section>");
@@ -289,6 +294,18 @@ fn tls_failures(html: &mut Html, failures: &[TlsFailure]) {
         html.raw("</li>");
     }
     html.raw("</ul></section>");
+}
+
+/// What we refuse clients. Of each refusal the log has a line.
+fn refused(html: &mut Html, replies: &[(String, u64)]) {
+    if replies.is_empty() {
+        return;
+    }
+    html.raw("<section><h2>Refused to clients, since the start</h2><dl>");
+    for (codes, count) in replies.iter().take(REFUSED_MAX) {
+        html.raw("<dt>").text(codes).raw("</dt><dd>").text(&counted(*count, "time")).raw("</dd>");
+    }
+    html.raw("</dl><p class=\"small\">the log has each of them</p></section>");
 }
 
 fn policy_name(policy: &str) -> &str {

@@ -32,6 +32,8 @@ fn line() -> Line {
         age: 245,
         finished: None,
         size: 7,
+        held_by: None,
+        held_reason: None,
         id: 1,
     }
 }
@@ -104,6 +106,7 @@ fn view(snapshot: &Snapshot) -> status::View<'_> {
         now: NOW,
         connections: 7,
         busy: &[(3, 20)],
+        refused: &[],
     }
 }
 
@@ -200,7 +203,7 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         words: HOSTILE.to_owned(),
     };
     let recipients: Vec<ShownRecipient> = (0..250).map(|_| recipient(&one)).collect();
-    let header = Some(format!("Subject: {HOSTILE}\nTo: you"));
+    let header = Some(format!("Subject: {HOSTILE}\n\tfolded\nTo: you"));
     let shown = Shown {
         queue_id: "1K6XQ3V8T4D".to_owned(),
         message: None,
@@ -223,15 +226,23 @@ fn a_message_is_shown_with_its_story_waiting_or_finished_and_nothing_of_it_is_ma
         "2 attempts \u{b7} next try 2026-01-02 04:00:00 UTC",
         "TLS TLSv1.3 verified (policy dane)",
         "(local) ",
-        " and 2 more recipients; of the last failed attempt there is none (",
+        " and 2 more recipients; a later attempt failed without one (",
         "\n      7  S: 450 ",
         "and 10 more attempts: postrider queue show --dialogue",
         "and 50 more recipients: postrider queue show 1K6XQ3V8T4D",
-        "\nTo: you\n",
+        "\n folded\nTo: you\n",
     ] {
         assert!(page.contains(words), "{words}");
     }
     assert!(!page.contains("<dt>client"), "what was never given is left out");
+}
+
+#[test]
+fn what_clients_were_refused_is_shown_by_its_codes() {
+    let (snapshot, refused) = (snapshot(), [("5xx 5.7.1".to_owned(), 1_234), ("4xx".to_owned(), 1)]);
+    let page = status::body(&status::View { refused: &refused, ..view(&snapshot) }).into_string();
+    assert!(page.contains("<dt>5xx 5.7.1</dt><dd>1,234 times</dd><dt>4xx</dt><dd>1 time</dd>"), "{page}");
+    assert!(!status::body(&view(&snapshot)).into_string().contains("Refused to clients"));
 }
 
 #[test]

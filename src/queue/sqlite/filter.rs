@@ -25,6 +25,9 @@ pub(super) struct Condition {
     rows: Rows,
 }
 
+/// What somebody held with SQL has nothing in it.
+const IS_HELD_BY: &str = "(state = 'held' AND coalesce(held_by, 'operator') = ?)";
+
 /// The lane of each domain, and why it waits there; as the view `queue` has them.
 const LANES_OF: &str = "
     SELECT d.domain, coalesce(a.lane, d.lane) AS lane, coalesce(a.last_reply, l.last_reply) AS said,
@@ -43,8 +46,20 @@ impl Condition {
     pub(super) fn of(filter: &Filter) -> Condition {
         let rows = if filter.is_of_finished() { Rows::Finished } else { Rows::Waiting };
         let mut all = Condition { sql: String::new(), values: Vec::new(), rows };
-        let Filter { messages, user, sender, recipient, domain, mx, lane, reply, older_secs, tag, state } =
-            filter;
+        let Filter {
+            messages,
+            user,
+            sender,
+            recipient,
+            domain,
+            mx,
+            lane,
+            reply,
+            older_secs,
+            tag,
+            state,
+            held_by,
+        } = filter;
         match messages.as_slice() {
             [] => {}
             [id] => all.and("message_id = ?", id.0),
@@ -56,6 +71,7 @@ impl Condition {
         if let Some(state) = state.as_ref().filter(|state| *state != "finished") {
             all.and("state = ?", state.clone());
         }
+        held_by.iter().for_each(|by| all.and(IS_HELD_BY, by.clone()));
         match domain.as_ref().map(|domain| (domain, domain.exact())) {
             Some((_, Some(exact))) => all.and("domain = ?", exact.to_owned()),
             Some((pattern, None)) => all.like("domain", pattern),
@@ -88,6 +104,7 @@ impl Condition {
     pub(super) fn still(filter: &Filter) -> Condition {
         let mut all = Condition { sql: String::new(), values: Vec::new(), rows: Rows::Waiting };
         filter.state.iter().for_each(|state| all.and("state = ?", state.clone()));
+        filter.held_by.iter().for_each(|by| all.and(IS_HELD_BY, by.clone()));
         filter.mx.iter().for_each(|pattern| all.like("last_mx", pattern));
         let reply = format!("(last_reply IS NULL OR {})", is_like("last_reply"));
         filter.reply.iter().for_each(|pattern| all.and(&reply, pattern.like()));

@@ -20,9 +20,9 @@ const KICK_ROWS_MAX: usize = 5_000;
 /// What an asker may kick. ?2 user, ?3 client, ?4 a list of domains, ?5 whether it may kick all.
 const THEIRS: &str = "(?5 OR recipients.domain IN (SELECT value FROM json_each(?4))
                    OR m.user IS ?2 AND (?2 IS NOT NULL OR m.client = ?3))";
-/// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients.
+/// ?1 at, ?2 node, ?3 user, ?4 client, ?5 recipients, ?6 the login of who used the command line.
 pub(super) const INSERT_KICK: &str =
-    "INSERT INTO kicks (at, node, user, client, recipients) VALUES (?1, ?2, ?3, ?4, ?5)";
+    "INSERT INTO kicks (at, node, user, client, recipients, login) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
 /// See [`crate::queue::Reads::kickable`]. What is not the asker's to kick is neither moved nor counted, and what is
 /// suspended stays as it is.
@@ -97,7 +97,7 @@ pub(super) fn kick(
 pub(super) fn record(conn: &Connection, kick: &Kick, asker: &Asker, now: i64, kicked: Kicked) -> Result<()> {
     let client = asker.client.map(|ip| ip.to_string());
     conn.prepare_cached(INSERT_KICK)?
-        .execute(params![now, kick.to_string(), asker.user, client, kicked.waiting() as i64])
+        .execute(params![now, kick.to_string(), asker.user, client, kicked.waiting() as i64, None::<String>])
         .map(drop)
 }
 

@@ -39,9 +39,7 @@ pub(super) fn fetch(conn: &Connection, id: MessageId, recipients: &[RecipientId]
         };
         match (read, &mut message) {
             (Ok(recipient), Ok(Some(message))) => message.recipients.push(recipient),
-            (Err(why), _) => {
-                fetched.spoilt.push(Spoilt { recipient: *recipient, why: format!("held: {why}") })
-            }
+            (Err(why), _) => fetched.spoilt.push(Spoilt { recipient: *recipient, why }),
             (Ok(_), _) => {}
         }
     }

@@ -8,7 +8,8 @@ use rusqlite::{Connection, Result, params};
 
 use crate::kit::event::Event;
 use crate::kit::event::Value::{Foreign, Number, Own};
-use crate::queue::admin_rows::{Change, Order};
+use crate::queue::admin_rows::Order;
+use crate::queue::operator_rows::{Change, OperatorLine};
 use crate::queue::shared::now_us;
 
 use super::odd;
@@ -21,10 +22,10 @@ const UNDER_WAY_SECS: i64 = 300;
 
 /// Puts a change on record.
 pub(super) fn record(conn: &Connection, change: &Change) -> Result<()> {
-    let Change { action, target, count, login, uid } = change;
+    let Change { action, target, count, login, uid, reason } = change;
     conn.execute(
-        "INSERT INTO operator_log (at, action, target, count, login, uid) VALUES (?, ?, ?, ?, ?, ?)",
-        params![now_us() / 1_000_000, action, target, *count as i64, login, uid],
+        "INSERT INTO operator_log (at, action, target, count, login, uid, reason) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        params![now_us() / 1_000_000, action, target, *count as i64, login, uid, reason],
     )
     .map(drop)
 }
@@ -43,8 +44,8 @@ pub(super) fn count(
         None if count == 0 => Ok(None),
         None => conn
             .prepare_cached(
-                "INSERT INTO operator_log (at, action, target, count, login, uid, logged)
-                 VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO operator_log (at, action, target, count, login, uid, logged, reason)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             )?
             .query_row(
                 params![
@@ -54,7 +55,8 @@ pub(super) fn count(
                     count as i64,
                     order.login,
                     order.uid,
-                    logged
+                    logged,
+                    order.reason
                 ],
                 |row| row.get(0),
             )
@@ -68,6 +70,31 @@ pub(super) fn count(
             Ok(Some(row))
         }
     }
+}
+
+/// See [`crate::queue::AdminStore::operator_log`].
+pub(super) fn list(conn: &Connection, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64)> {
+    let total =
+        conn.query_row("SELECT count(*) FROM operator_log WHERE at >= ?1", [since], |row| row.get(0))?;
+    let lines = conn
+        .prepare(
+            "SELECT datetime(at, 'unixepoch'), action, target, count, login, uid, reason, logged = 2
+             FROM operator_log WHERE at >= ?1 ORDER BY at DESC, id DESC LIMIT ?2",
+        )?
+        .query_map(params![since, limit], |row| {
+            Ok(OperatorLine {
+                at: odd::get(row, 0)?,
+                action: odd::get(row, 1)?,
+                target: odd::get(row, 2)?,
+                count: odd::get(row, 3)?,
+                login: odd::get(row, 4)?,
+                uid: odd::get(row, 5)?,
+                reason: odd::text(row, 6)?,
+                is_under_way: odd::get(row, 7)?,
+            })
+        })?
+        .collect::<Result<_>>()?;
+    Ok((lines, total))
 }
 
 /// The change is over.
@@ -127,8 +154,8 @@ mod tests {
             (more, conn.query_row(rows, [], |row| row.get::<_, String>(0)).unwrap())
         };
         conn.execute_batch(
-            "INSERT INTO operator_log VALUES (1, unixepoch(), 'hold', 'all', 1000, 'ann', 1000, 2),
-                                             (2, unixepoch(), 'hold', 'a.test', 1, 'ann', 1000, 0)",
+            "INSERT INTO operator_log VALUES (1, unixepoch(), 'hold', 'all', 1000, 'ann', 1000, 2, NULL),
+                                             (2, unixepoch(), 'hold', 'a.test', 1, 'ann', 1000, 0, NULL)",
         )
         .unwrap();
         assert_eq!(logged(), (true, "2:1000 1:1".to_owned()));

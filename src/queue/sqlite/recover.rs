@@ -153,15 +153,15 @@ fn make_sound(fresh: &Connection, held: bool) -> rusqlite::Result<Vec<String>> {
     }
     sweep::repair(fresh, now)?;
     fresh.execute(
-        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is not whole', last_reply_source = 'local'
+        "UPDATE recipients SET state = 'held', held_by = 'fault', held_reason = 'the content is not whole'
          WHERE message_id IN (SELECT m.id FROM messages m WHERE m.size <>
              coalesce((SELECT sum(length(c.data)) FROM content c WHERE c.message_id = m.id), 0))",
         [],
     )?;
     if held {
         fresh.execute(
-            "UPDATE recipients SET state = 'held', last_reply = 'held: recovered from a damaged database',
-                 last_reply_source = 'local' WHERE state = 'queued'",
+            "UPDATE recipients SET state = 'held', held_by = 'recover', held_reason = 'recovered from a damaged database'
+             WHERE state = 'queued'",
             [],
         )?;
     }

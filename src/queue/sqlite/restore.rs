@@ -20,7 +20,7 @@ use super::recover::{create_as, file_error, remove_old};
 use super::{foreign, migrate, open, space, suspensions};
 
 /// What all of it begins with that was restored and is held.
-const HELD: &str = "held: restored from a backup, may have been sent since";
+const HELD: &str = "restored from a backup, may have been sent since";
 
 /// See [`crate::queue::admin::restore`].
 pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> Result<Restored, QueueError> {
@@ -163,9 +163,8 @@ fn mark(fresh: &Connection, as_it_was: bool, last_id: i64) -> rusqlite::Result<(
         // What was held keeps its reason. Asked to be returned, it may have been.
         fresh.execute(
             "UPDATE recipients SET state = 'held', bounce_requested_at = NULL, in_doubt_since = ?1,
-                 last_reply = iif(state = 'held' AND bounce_requested_at IS NULL, last_reply,
-                                  ?2 || coalesce('; last reply: ' || last_reply, '')),
-                 last_reply_source = iif(state = 'held' AND bounce_requested_at IS NULL, last_reply_source, 'local')",
+                 held_by = iif(state = 'held' AND bounce_requested_at IS NULL, held_by, 'restore'),
+                 held_reason = iif(state = 'held' AND bounce_requested_at IS NULL, held_reason, ?2)",
             params![now, HELD],
         )?;
         fresh.execute("UPDATE pending_reports SET at = ?1", [now])?;

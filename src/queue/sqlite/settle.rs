@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Statement, params};
 use crate::mail::reply::first_bytes;
 use crate::queue::RecipientId;
 use crate::queue::contract::Effect;
+use crate::queue::held::HeldBy;
 use crate::queue::op::{AttemptRow, OutcomeRow, Outcomes};
 use crate::queue::rows::NextState;
 
@@ -94,10 +95,14 @@ impl<'c> Settle<'c> {
                      last_attempt_at = coalesce(?5, last_attempt_at), last_reply = coalesce(?6, last_reply),
                      last_mx = coalesce(?7, last_mx), warned_at = coalesce(?8, warned_at),
                      last_reply_source = coalesce(?9, last_reply_source), in_doubt_since = NULL,
-                     expanded = iif(?10, NULL, expanded)
+                     expanded = iif(?10, NULL, expanded),
+                     held_by = iif(state = 'held', held_by, ?11),
+                     held_reason = iif(state = 'held', held_reason, ?12)
                  WHERE id = ?1 RETURNING state = 'queued'",
             )?,
-            hold: conn.prepare("UPDATE recipients SET state = 'held', last_reply = ?2, last_reply_source = 'local' WHERE id = ?1")?,
+            hold: conn.prepare(
+                "UPDATE recipients SET state = 'held', held_by = 'fault', held_reason = ?2 WHERE id = ?1",
+            )?,
             set_doubt: conn.prepare("UPDATE recipients SET in_doubt_since = ?2 WHERE id = ?1")?,
             dialogues: Dialogues::default(),
         })
@@ -121,7 +126,7 @@ impl<'c> Settle<'c> {
         for row in &outcomes.results {
             let next = match row.next_state {
                 NextState::Retry(at) => self.stays(row, None, at, outcomes, is_full)?,
-                NextState::Hold => self.stays(row, Some("held"), outcomes.at, outcomes, is_full)?,
+                NextState::Hold(by) => self.stays(row, Some(by), outcomes.at, outcomes, is_full)?,
                 NextState::Finished(how) => {
                     one_finished = true;
                     let attempt = row.attempt.as_ref();
@@ -175,7 +180,7 @@ impl<'c> Settle<'c> {
     fn stays(
         &mut self,
         row: &OutcomeRow,
-        state: Option<&str>,
+        held: Option<HeldBy>,
         next: i64,
         outcomes: &Outcomes,
         is_full: bool,
@@ -185,12 +190,16 @@ impl<'c> Settle<'c> {
             true => shortest(&attempt.reply),
             false => attempt.reply.as_str(),
         });
+        let held = held.map(|by| match by {
+            HeldBy::Rule(number) => ("rule", format!("[[retry.rule]] {number}")),
+            HeldBy::InDoubt => ("in-doubt", "it may have arrived".to_owned()),
+        });
         let queued: Option<bool> = self
             .retry
             .query_row(
                 params![
                     row.recipient.0,
-                    state,
+                    held.as_ref().map(|_| "held"),
                     i64::from(attempt.is_some()),
                     next.clamp(0, TIME_MAX),
                     attempt.map(|attempt| attempt.at),
@@ -199,6 +208,8 @@ impl<'c> Settle<'c> {
                     row.warned.then_some(outcomes.at),
                     attempt.map(|attempt| attempt.reply_source),
                     outcomes.expanded_told,
+                    held.as_ref().map(|(by, _)| by),
+                    held.as_ref().map(|(_, reason)| reason),
                 ],
                 |row| row.get(0),
             )

@@ -53,13 +53,13 @@ pub(super) fn repair(conn: &Connection, now: i64) -> Result<()> {
     }
     conn.execute(
         "UPDATE recipients
-         SET state = 'held', last_reply = 'held: a value in its row cannot be read', last_reply_source = 'local'
+         SET state = 'held', held_by = 'fault', held_reason = 'a value in its row cannot be read'
          WHERE id IN (SELECT recipient_id FROM stuck WHERE problem = 'a value that cannot be read')",
         [],
     )?;
     // Held, not failed: perhaps the operator has the content elsewhere.
     conn.execute(
-        "UPDATE recipients SET state = 'held', last_reply = 'held: the content is missing', last_reply_source = 'local'
+        "UPDATE recipients SET state = 'held', held_by = 'fault', held_reason = 'the content is missing'
          WHERE state = 'queued' AND message_id IN
              (SELECT id FROM messages m
               WHERE m.size > 0 AND NOT EXISTS (SELECT 1 FROM content c WHERE c.message_id = m.id))",

@@ -75,7 +75,7 @@ pub(in crate::queue) fn settlement(
 pub(in crate::queue) trait ChangeAll: AdminStore {
     fn change_all(&self, action: Action, which: &Filter) -> Result<usize, QueueError> {
         let selected = self.select(action, which, 0)?;
-        let order = Order { action, which, these: &selected.ids, login: "ann", uid: 1000 };
+        let order = Order { action, which, these: &selected.ids, login: "ann", uid: 1000, reason: None };
         let changed = self.change(&order, &|| true);
         changed.failed.map_or(Ok(changed.recipients), Err)
     }

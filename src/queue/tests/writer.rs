@@ -159,7 +159,12 @@ fn outcome(shared: &Shared) -> Op {
         recipients: vec![],
         content: None,
     });
-    let held = Settled { recipient: RECIPIENT, attempt: None, next_state: NextState::Hold, warned: false };
+    let held = Settled {
+        recipient: RECIPIENT,
+        attempt: None,
+        next_state: NextState::Hold(HeldBy::InDoubt),
+        warned: false,
+    };
     let (results, reports, pending_reports) = (vec![held], vec![], vec![]);
     let settlement = Settlement {
         message,

@@ -20,11 +20,11 @@ fn a_reload_does_what_was_told_before() {
     relay.write_config(&shorter.route("domain = \"*\"\nrelay = [\"up.test:2525\"]"));
     let told = relay.run_ok(&["check", "--against-queue"]);
     assert!(
-        told.contains("2 recipients of 1 domains would go to up.test:2525, now to their MX hosts"),
+        told.contains("2 recipients of 1 domain would go to up.test:2525, now to their MX hosts"),
         "{told}"
     );
     assert!(
-        told.contains("lifetime would be 7200 s") && told.contains("2 recipients would expire"),
+        told.contains("lifetime would be 2h, now ") && told.contains("2 recipients would expire"),
         "{told}"
     );
     let found = relay.json(&["check", "--against-queue"]);

@@ -65,6 +65,11 @@ fn mail_is_found_by_the_applications_names_and_its_story_is_told() {
     assert_eq!(ids(&["--subject", "Your order"]), all);
     assert_eq!(ids(&["--subject", "*order*"]), all);
     assert_eq!(ids(&["--subject", "Your order", "--limit", "1"]), all[..1]);
+    // What waits has another table than what is finished.
+    let mixed = relay.run_ok(&["queue", "find", "--subject", "Your order"]);
+    let (waiting, finished) = mixed.split_once("FINISHED (UTC)").unwrap();
+    assert!(waiting.contains("NEXT") && waiting.contains(&waits) && !waiting.contains(&gone), "{mixed}");
+    assert!(finished.matches(&gone).count() == 2 && finished.contains("mx.a.test"), "{mixed}");
     let found = relay.run_ok(&["queue", "find", "2@app.test"]);
     assert!(found.contains(&waits) && found.contains("451 4.2.1 busy"), "{found}");
     for wrong in [&["--tag", ""][..], &["--subject", ""], &[""], &["--tag", "x", "--limit", "0"]] {
@@ -202,24 +207,25 @@ fn a_report_counts_what_went_through_by_whom_and_why_it_came_back() {
         (db.number("SELECT count(*) FROM history WHERE sender = ''", []) == 2).then_some(())
     });
     let numbers = |line: &Value| -> Vec<i64> {
-        ["accepted", "delivered", "deferred", "bounced", "expired", "removed"]
+        ["accepted", "delivered", "waiting", "deferred", "bounced", "expired", "removed"]
             .map(|name| line[name].as_i64().unwrap())
             .to_vec()
     };
     let report = &relay.json(&["report", "--since", "1h"])[0];
-    // With the two bounces.
-    assert_eq!(numbers(&report["total"]), [6, 3, 1, 2, 0, 0], "{report}");
+    assert_eq!(numbers(&report["total"]), [4, 1, 1, 1, 2, 0, 0], "{report}");
+    assert_eq!(numbers(&report["own"]), [2, 2, 0, 0, 0, 0, 0], "the two bounces: {report}");
     assert!(report["total"]["p95_secs"].as_i64().is_some_and(|secs| secs < 60), "{report}");
     let first = &report["reasons"][0];
     assert_eq!((&first["recipients"], &first["state"]), (&2.into(), &"failed".into()), "{report}");
     assert_eq!(first["reply"], "550 5.7.1 … you are blocked, see …");
     for (by, expected) in [
-        ("tag", &[("shop/1", [3, 1, 1, 1, 0, 0]), ("shop/2", [1, 0, 0, 1, 0, 0])][..]),
-        ("domain", &[("a.test", [4, 1, 1, 2, 0, 0])]),
-        ("host", &[("mx.a.test", [4, 1, 1, 2, 0, 0])]),
+        ("tag", &[("shop/1", [3, 1, 1, 1, 1, 0, 0]), ("shop/2", [1, 0, 0, 0, 1, 0, 0])][..]),
+        ("domain", &[("a.test", [4, 1, 1, 1, 2, 0, 0])]),
+        ("host", &[("mx.a.test", [4, 1, 1, 1, 2, 0, 0])]),
     ] {
         let report = &relay.json(&["report", "--by", by])[0];
         let groups = report["groups"].as_array().unwrap();
+        assert_eq!(groups.len(), expected.len(), "no line of the bounces: {report}");
         for (name, counts) in expected {
             let line = groups
                 .iter()
@@ -230,7 +236,10 @@ fn a_report_counts_what_went_through_by_whom_and_why_it_came_back() {
     }
     let page = relay.run_ok(&["report", "--since", "yesterday", "--by", "tag"]);
     assert!(page.contains("TAG") && page.contains("shop/1") && page.contains("why mail"), "{page}");
+    assert!(page.contains("(own reports)  2 "), "{page}");
     let nothing = &relay.json(&["report", "--since", "2099-01-01"])[0];
+    let before = relay.run_ok(&["report", "--since", "2099-01-01"]);
+    assert!(before.contains("(1 waited already)"), "{before}");
     assert_eq!(nothing["total"]["accepted"], 0, "{nothing}");
     assert_eq!(relay.run(&["report", "--since", "soon"]).status.code(), Some(2));
 }

@@ -52,6 +52,8 @@ const COMMANDS: &[&str] = &[
     "queue resume --all --json",
     "queue kicks",
     "queue kicks --json",
+    "queue log",
+    "queue log --since 2h --json",
     "queue summary",
     "queue summary --json",
     "queue bounce ID",

@@ -25,6 +25,17 @@ fn it_looks_and_changes_only_where_it_is_asked_to() {
         table,
         format!("queue_id     recipient   state\n{dashes}  ----------  ------\n{id}  you@a.test  queued\n")
     );
+    // As the statements of docs/monitoring.md begin.
+    assert_eq!(relay.run_ok(&["sql", "--mode", "list", "-c", "-- one\nSELECT 1"]), "1\n");
+    if installed("script") {
+        let look = relay.command(&["sql", "-c", "SELECT * FROM queue"]);
+        let words = std::iter::once(look.get_program()).chain(look.get_args());
+        let words = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+        let mut terminal = Command::new("script");
+        terminal.args(["-q", "-e", "-c", &format!("stty columns 80; {words}"), "/dev/null"]);
+        let shown = String::from_utf8(run_to_end(terminal, b"").stdout).unwrap();
+        assert!(shown.contains("recipient = you@a.test\r\n"), "too wide for a table: {shown}");
+    }
     let reply = relay.run_ok(&["sql", "--mode", "list", "-c", "SELECT last_reply FROM recipients"]);
     assert!(reply.contains("wait") && !reply.contains('\x1b'), "{reply:?}");
 

@@ -50,6 +50,7 @@ fn a_block_list_that_hits_2500_recipients_of_60_senders_is_one_error_and_a_few_w
     let page = get(at, "/metrics").body;
     let counted = format!("postrider_attempts_total{{outcome=\"failed\",phase=\"rcpt\"}} {all}");
     assert!(page.contains(&counted), "{page}");
+    assert!(page.contains(&format!("\npostrider_policy_refusals_total {all}\n")), "{page}");
     let listed = relay.json(&["queue", "list", "--state", "failed", "--mx", "mx.a.test", "--limit", "10000"]);
     assert_eq!(listed.len() as i64, all);
 }

@@ -65,7 +65,7 @@ fn a_host_that_chokes_on_the_full_hello_is_remembered_across_a_restart_and_tried
     wait_for_row(&relay, "mx.a.test|tls|no-post-quantum");
     let times =
         "SELECT abs(changed_at - unixepoch()) < 60, retry_at - changed_at, last_reply FROM host_settings";
-    let closed = "421 4.4.2 the host closed the connection while starting TLS";
+    let closed = "(local) 421 4.4.2 the host closed the connection while starting TLS";
     assert_eq!(relay.db().rows(times, []), [format!("1|86400|{closed}")]);
     let told = relay.json(&["queue", "summary"])[0]["hosts"][0].clone();
     assert_eq!([&told["mx"], &told["setting"], &told["value"]], ["mx.a.test", "tls", "no-post-quantum"]);

@@ -289,6 +289,7 @@ fn counters_count_what_happened() {
         ("postrider_recipients_bounced_total{class=\"5xx\"}", 1.0),
         ("postrider_recipients_deferred_total{class=\"4xx\"}", by("deferred")),
         ("postrider_recipients_expired_total{class=\"4xx\"}", 0.0),
+        ("postrider_policy_refusals_total", 0.0),
         ("postrider_domain_recipients_total{domain=\"a.test\",outcome=\"delivered\"}", 1.0),
         ("postrider_domain_recipients_total{domain=\"a.test\",outcome=\"bounced\"}", 1.0),
         (

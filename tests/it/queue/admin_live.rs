@@ -114,10 +114,10 @@ fn what_a_hand_spoils_is_refused_or_held_and_nothing_else_waits() {
         (db.number("SELECT count(*) FROM recipients WHERE state = 'held'", []) == 2).then_some(())
     });
     let held = relay.json(&["queue", "list"]);
-    let why = held[0]["last_reply"].as_str().unwrap();
-    assert!(why.starts_with("held: its message cannot be read: "), "{why}");
-    let orphan = relay.db().row("SELECT last_reply FROM recipients WHERE id = 5", []);
-    assert_eq!(orphan.as_deref(), Some("held: its message is missing"));
+    let why = held[0]["held_reason"].as_str().unwrap();
+    assert!(why.starts_with("its message cannot be read: "), "{why}");
+    let orphan = relay.db().row("SELECT held_by, held_reason FROM recipients WHERE id = 5", []);
+    assert_eq!(orphan.as_deref(), Some("fault|its message is missing"));
     relay.submit(SENDER, &["good@a.test"], &mail("goes"));
     mx.wait_for_messages(1, SOON);
     relay.stop();

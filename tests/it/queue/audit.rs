@@ -19,7 +19,7 @@ fn every_change_has_a_row_and_a_line_with_who_what_and_how_many() {
         wait_for_attempts(&relay, name, "deferred", 1);
     }
     let id = relay.db().row("SELECT queue_id FROM queue WHERE recipient = 'one@a.test'", []).unwrap();
-    relay.run_ok(&["queue", "hold", "--domain", "a.test"]);
+    relay.run_ok(&["queue", "hold", "--domain", "a.test", "--reason", "wrong text"]);
     relay.run_ok(&["queue", "release", "--domain", "a.test"]);
     relay.run_ok(&["queue", "kick", "--all"]);
     relay.run_ok(&["queue", "remove", &id]);
@@ -27,6 +27,18 @@ fn every_change_has_a_row_and_a_line_with_who_what_and_how_many() {
     relay.run_ok(&["user", "remove", "ann"]);
     // Nothing is held there: nothing was changed.
     relay.run_ok(&["queue", "hold", "--domain", "other.test"]);
+    let log = relay.run_ok(&["queue", "log", "--since", "1h", "--limit", "6"]);
+    let of_hold = log.lines().last().unwrap();
+    assert!(
+        of_hold.ends_with("  wrong text") && of_hold.contains("  a.test  ") && of_hold.contains(" (uid "),
+        "{log}"
+    );
+    let lines = relay.json(&["queue", "log", "--limit", "2"]);
+    assert_eq!((&lines[0]["action"], &lines[2]["total"]), (&"user remove".into(), &6.into()), "{lines:?}");
+    assert_eq!(relay.run(&["queue", "log", "--since", "soon"]).status.code(), Some(2));
+    let login = relay.db().row("SELECT login FROM operator_log", []).unwrap();
+    let kicks = relay.run_ok(&["queue", "kicks"]);
+    assert!(kicks.contains(&format!("  {login}  queue kick\n")), "{kicks}");
     relay.stop();
     // Without a relay: its next one tells.
     relay.run_ok(&["queue", "bounce", "--all"]);

@@ -164,16 +164,19 @@ fn what_is_restored_waits_until_it_is_released_and_comes_as_it_was() {
         db.number("SELECT count(*) FROM recipients WHERE state = 'held' AND in_doubt_since > 0", []),
         2
     );
-    let replies = db.rows("SELECT last_reply FROM recipients ORDER BY id", []);
-    assert!(
-        replies[0].starts_with("held: restored from a backup") && replies[0].ends_with("451 4.7.1 later")
-    );
-    assert_eq!(replies[1], "451 4.7.1 later", "what was held keeps its reason");
+    let why = "SELECT held_by, held_reason, last_reply FROM recipients ORDER BY id";
+    let [restored, before] = &db.rows(why, [])[..] else { panic!("two are held") };
+    assert_eq!(restored, "restore|restored from a backup, may have been sent since|451 4.7.1 later");
+    assert!(before.starts_with("operator|") && before.ends_with("|451 4.7.1 later"), "{before}");
+    let list = relay.run_ok(&["queue", "list", "--held-by", "restore"]);
+    assert!(list.contains("(held: restored from a backup, may have been sent since) 451 4.7.1"), "{list}");
     assert_eq!(relay.logged(&["audit: restore", "count=2"]).len(), 1);
 
     // Released while the relay is stopped: no start takes it for delivered.
     relay.stop();
     relay.run_ok(&["queue", "release", "--all"]);
+    let list = relay.run_ok(&["queue", "list"]);
+    assert!(list.contains("  451 4.7.1 later") && !list.contains("restored"), "{list}");
     relay.start_again();
     let came = later.wait_for_messages(2, SOON);
     assert!(came.iter().any(|message| message.content.ends_with(&binary)), "byte for byte");

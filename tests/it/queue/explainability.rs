@@ -182,7 +182,9 @@ fn explain_names_limits_and_rules_that_have_a_say() {
            lane: a.test\n    \
              [[destination]] domain = \"a.test\": 60 messages a minute\n    \
              [[retry.rule]] 2: code 45x, enhanced x.7.1, text \"grey*list\": retry after 1h 30m\n    \
-             [[retry.rule]] 3: any temporary failure: bounce\n",
+             [[retry.rule]] 3: any temporary failure: bounce\n    \
+             (a rule is for those recipients that were tried; where the host refuses the connection itself, the lane \
+             backs off as well, and the others come to the rule a few at each try)\n",
         mx.address, world.mx_port
     );
     assert!(text.ends_with(&wanted), "{text}");

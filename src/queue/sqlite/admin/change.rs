@@ -42,15 +42,16 @@ pub(super) fn of(action: Action) -> &'static str {
     }
 }
 
-/// What is set in these; none: they are taken out.
+/// What is set in these; none: they are taken out. A hold's reason is the value `REASON`.
 fn set(action: Action) -> Option<&'static str> {
     match action {
         Action::Kick => Some(
             "next_attempt_at = unixepoch(), bounce_requested_at = NULL, kicked_attempts = kicked_attempts + 1",
         ),
-        Action::Hold => Some("state = 'held', bounce_requested_at = NULL"),
+        Action::Hold => Some("state = 'held', bounce_requested_at = NULL, held_by = 'operator', held_reason = REASON"),
         Action::Release => Some(
-            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL",
+            "state = 'queued', next_attempt_at = unixepoch(), bounce_requested_at = NULL, in_doubt_since = NULL,
+             held_by = NULL, held_reason = NULL",
         ),
         Action::Bounce => Some(RETURN),
         Action::Remove => None,
@@ -99,7 +100,7 @@ impl Admin {
         let count = u32::try_from(changed.recipients).unwrap_or(u32::MAX);
         // What went wrong first is told; each of these is tried.
         let kicked = match order.action {
-            Action::Kick => self.part(&mut 1, |conn, _| kicks::record(conn, order.which, count)),
+            Action::Kick => self.part(&mut 1, |conn, _| kicks::record(conn, order.which, count, order.login)),
             _ => Ok(()),
         };
         let ended = match row {
@@ -168,6 +169,8 @@ impl Admin {
 /// Those of a part that are still what was asked for.
 struct These {
     action: Action,
+    /// Who holds it, and why.
+    reason: String,
     /// A condition that takes `values`.
     still: String,
     condition: Condition,
@@ -182,7 +185,8 @@ impl These {
             of(order.action),
             condition.where_sql()
         );
-        These { action: order.action, still, condition }
+        let why = order.reason.map_or_else(String::new, |why| format!(": {why}"));
+        These { action: order.action, reason: format!("{}{why}", order.login), still, condition }
     }
 
     fn values(&self, part: &[(MessageId, RecipientId)]) -> Vec<Value> {
@@ -191,8 +195,8 @@ impl These {
 
     /// Changes them; gives how many they are.
     fn change(&self, conn: &Connection, part: &[(MessageId, RecipientId)]) -> rusqlite::Result<usize> {
-        let These { action, still, .. } = self;
-        let values = self.values(part);
+        let These { action, still, reason, .. } = self;
+        let mut values = self.values(part);
         let Some(set) = set(*action) else {
             let rows = conn
                 .prepare_cached(&format!("SELECT id, message_id FROM recipients WHERE {still}"))?
@@ -201,17 +205,21 @@ impl These {
             rows.iter().try_for_each(|(recipient, message)| remove_one(conn, *recipient, *message))?;
             return Ok(rows.len());
         };
-        let update = |and: &str| {
+        if *action == Action::Hold {
+            values.push(reason.clone().into());
+        }
+        let set = set.replace("REASON", &format!("?{}", values.len()));
+        let update = |and: &str, values: &[Value]| {
             conn.prepare_cached(&format!("UPDATE recipients SET {set} WHERE {still}{and}"))?
-                .execute(params_from_iter(&values))
+                .execute(params_from_iter(values))
         };
         if *action != Action::Kick {
-            return update("");
+            return update("", &values);
         }
         let count = conn
             .prepare_cached(&format!("SELECT count(*) FROM recipients WHERE {still}"))?
             .query_row(params_from_iter(&values), |row| row.get::<_, i64>(0))?;
-        update(&format!(" AND {KICKED}"))?;
+        update(&format!(" AND {KICKED}"), &values)?;
         Ok(usize::try_from(count).unwrap_or_default())
     }
 }
@@ -238,6 +246,8 @@ pub(in crate::queue::sqlite) fn remove_one(
     conn.prepare_cached(DELETE_RECIPIENT)?.execute([recipient])?;
     if conn.prepare_cached(DELETE_MESSAGE)?.execute([message])? > 0 {
         conn.prepare_cached(DELETE_CONTENT)?.execute([message])?;
+        // Who takes mail out wants nothing of it to stay but that it was here.
+        conn.prepare_cached("DELETE FROM dialogues WHERE message_id = ?1")?.execute([message])?;
     }
     Ok(())
 }

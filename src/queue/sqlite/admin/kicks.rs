@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Result, params};
 
-use crate::queue::admin_rows::KickLine;
 use crate::queue::filter::Filter;
+use crate::queue::operator_rows::KickLine;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::kick::INSERT_KICK;
 use crate::queue::sqlite::odd;
@@ -13,7 +13,7 @@ pub(super) fn read(conn: &Connection, limit: u32) -> Result<(Vec<KickLine>, i64)
     let total = conn.query_row("SELECT count(*) FROM kicks", [], |row| row.get(0))?;
     let kicks = conn
         .prepare(
-            "SELECT datetime(at, 'unixepoch'), node, user, client, recipients
+            "SELECT datetime(at, 'unixepoch'), node, user, client, recipients, login
          FROM kicks ORDER BY at DESC, id DESC LIMIT ?1",
         )?
         .query_map([limit], |row| {
@@ -23,6 +23,7 @@ pub(super) fn read(conn: &Connection, limit: u32) -> Result<(Vec<KickLine>, i64)
                 user: odd::get(row, 2)?,
                 client: odd::get(row, 3)?,
                 recipients: odd::get(row, 4)?,
+                login: odd::get(row, 5)?,
             })
         })?
         .collect::<Result<_>>()?;
@@ -30,8 +31,7 @@ pub(super) fn read(conn: &Connection, limit: u32) -> Result<(Vec<KickLine>, i64)
 }
 
 /// The command line asked for these.
-pub(super) fn record(conn: &Connection, which: &Filter, recipients: u32) -> Result<()> {
-    let nobody = None::<String>;
-    conn.execute(INSERT_KICK, params![now_us() / 1_000_000, which.to_string(), nobody, nobody, recipients])
-        .map(drop)
+pub(super) fn record(conn: &Connection, which: &Filter, recipients: u32, login: &str) -> Result<()> {
+    let (now, nobody) = (now_us() / 1_000_000, None::<String>);
+    conn.execute(INSERT_KICK, params![now, which.to_string(), nobody, nobody, recipients, login]).map(drop)
 }

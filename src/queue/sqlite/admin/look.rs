@@ -8,6 +8,7 @@ use crate::queue::admin_rows::{
     ShownRecipient, Summary, Try,
 };
 use crate::queue::filter::Filter;
+use crate::queue::held::HeldCount;
 use crate::queue::shared::now_us;
 use crate::queue::sqlite::accept::CHUNK_BYTES_MAX;
 use crate::queue::sqlite::filter::Condition;
@@ -204,6 +205,7 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
         bytes,
         recipients,
         held,
+        held_by: if held > 0 && condition.is_everything() { held_of(conn, None)? } else { Vec::new() },
         due,
         backing_off,
         to_fetch,
@@ -220,6 +222,28 @@ pub(super) fn summary(conn: &Connection, filter: &Filter, limit: u32) -> Result<
         new_mail_refused: None,
         fill: None,
     })
+}
+
+/// Reasons that are told apart of one domain.
+const REASONS_MAX: u32 = 20;
+
+/// See [`crate::queue::AdminStore::held`].
+pub(super) fn held_of(conn: &Connection, domain: Option<&str>) -> Result<Vec<HeldCount>> {
+    let (reason, of) = match domain {
+        // Along an index that has held ones alone.
+        None => ("NULL", "?1 IS NULL"),
+        Some(_) => ("held_reason", "domain = ?1"),
+    };
+    let sql = format!(
+        "SELECT coalesce(held_by, 'operator'), {reason}, count(*) FROM recipients WHERE state = 'held' AND {of}
+         GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {REASONS_MAX}"
+    );
+    conn.prepare(&sql)?
+        .query_map([domain], |row| {
+            let (held_by, held_reason) = (odd::get(row, 0)?, odd::get(row, 1)?);
+            Ok(HeldCount { held_by, held_reason, recipients: odd::get(row, 2)? })
+        })?
+        .collect()
 }
 
 /// Which rows of `backoffs` are backoffs: those for ATRN are not.
@@ -242,11 +266,12 @@ const WAITING: &str = "
 /// The columns of [`Line`], its message's and its own id behind them.
 pub(super) const QUEUE_LINES: &str =
     "SELECT queue_id, sender, recipient AS address, state, attempts, next_attempt, last_reply, last_mx,
-    received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply, NULL AS finished FROM queue";
+    received, age, size, recipient_id, last_reply_source, message_id, domain, lane_reply, NULL AS finished, held_by, held_reason
+    FROM queue";
 pub(super) const HISTORY_LINES: &str = "SELECT queue_id, sender, address, state, attempts, NULL, reply AS last_reply,
     mx AS last_mx, datetime(received_at, 'unixepoch'), finished_at - received_at, size, recipient_id, reply_source,
     message_id, domain_of(address) AS domain, NULL AS lane_reply, datetime(finished_at, 'unixepoch') AS finished,
-    user, tag, received_at, finished_at FROM history";
+    NULL AS held_by, NULL AS held_reason, user, tag, received_at, finished_at FROM history";
 
 pub(super) fn line(row: &Row<'_>) -> Result<Line> {
     Ok(Line {
@@ -265,6 +290,8 @@ pub(super) fn line(row: &Row<'_>) -> Result<Line> {
         reply_source: odd::get(row, 12)?,
         lane_reply: odd::get(row, 15)?,
         finished: odd::get(row, 16)?,
+        held_by: odd::get(row, 17)?,
+        held_reason: odd::get(row, 18)?,
     })
 }
 

@@ -15,16 +15,18 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::mail::Lifetimes;
 use crate::mail::tlsrpt::report::Counted;
+use crate::mail::{Domain, Lifetimes};
 use crate::queue::admin_rows::{
-    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, KickLine, Line, LoginFailureLine,
-    OldestLine, Order, Selected, Shown, Summary,
+    Changed, ConfigInUse, DialogueLine, DiskRoom, FailureLine, Line, LoginFailureLine, OldestLine, Order,
+    Selected, Shown, Summary,
 };
 use crate::queue::contract::AdminStore;
 use crate::queue::error::QueueError;
 use crate::queue::filter::{Action, Filter};
 use crate::queue::gauge_rows::Fill;
+use crate::queue::held::HeldCount;
+use crate::queue::operator_rows::{Change, KickLine, OperatorLine};
 use crate::queue::overview_rows::{
     DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure,
 };
@@ -320,6 +322,14 @@ impl AdminStore for Admin {
             0 => Ok(0),
             _ => look::count_suspended(conn, these),
         })
+    }
+
+    fn operator_log(&self, since: i64, limit: u32) -> Result<(Vec<OperatorLine>, i64), QueueError> {
+        self.try_to(|conn| operator_log::list(conn, since, limit))
+    }
+
+    fn held(&self, domain: Option<&Domain>) -> Result<Vec<HeldCount>, QueueError> {
+        self.try_to(|conn| look::held_of(conn, domain.map(Domain::as_str)))
     }
 
     fn record(&self, change: &Change) -> Result<(), QueueError> {

@@ -159,14 +159,20 @@ pub(super) fn refusals(conn: &Connection, limit: u32) -> Result<Vec<Refusal>> {
     conn.prepare(&sql)?.query_map([limit], row)?.collect()
 }
 
+/// A policy of MTA-STS that could not be fetched: counted for the domain's report (RFC 8460 §4.3.2.1), and no session
+/// with a host.
+const OF_FETCH: &str = "result LIKE 'sts-%'";
+
 /// See [`crate::queue::AdminStore::tls_policies`].
 pub(super) fn policies(conn: &Connection, now: i64) -> Result<Vec<PolicyCount>> {
     let row = |row: &rusqlite::Row<'_>| {
         Ok(PolicyCount { policy: text(row, 0)?, sessions: count(row, 1)?, failed: count(row, 2)? })
     };
-    let sql = "SELECT policy, sum(sessions), sum(iif(result = 'success', 0, sessions)) FROM tls_results
-               WHERE day = ?1 GROUP BY policy ORDER BY 2 DESC";
-    conn.prepare(sql)?.query_map(params![now - now.rem_euclid(86_400)], row)?.collect()
+    let sql = format!(
+        "SELECT policy, sum(sessions), sum(iif(result = 'success', 0, sessions)) FROM tls_results
+         WHERE day = ?1 AND NOT {OF_FETCH} GROUP BY policy ORDER BY 2 DESC"
+    );
+    conn.prepare(&sql)?.query_map(params![now - now.rem_euclid(86_400)], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::tls_failures`].
@@ -180,9 +186,15 @@ pub(super) fn tls_failures(conn: &Connection, now: i64, limit: u32) -> Result<Ve
             reason: text(row, 4)?,
         })
     };
-    let sql = "SELECT domain, policy, result, sum(sessions), max(reason) FROM tls_results
-               WHERE day = ?1 AND result <> 'success' GROUP BY domain, policy, result ORDER BY 4 DESC, domain LIMIT ?2";
-    conn.prepare(sql)?.query_map(params![now - now.rem_euclid(86_400), limit], row)?.collect()
+    // Where the policy that is kept still holds, mail goes by it.
+    let sql = format!(
+        "SELECT domain, policy, result, sum(sessions), max(reason) FROM tls_results t
+         WHERE day = ?1 AND result <> 'success'
+             AND NOT ({OF_FETCH} AND EXISTS (SELECT 1 FROM mta_sts_policies p
+                                             WHERE p.domain = t.domain AND p.expires_at > ?3))
+         GROUP BY domain, policy, result ORDER BY 4 DESC, domain LIMIT ?2"
+    );
+    conn.prepare(&sql)?.query_map(params![now - now.rem_euclid(86_400), limit, now], row)?.collect()
 }
 
 /// See [`crate::queue::AdminStore::messages`].
@@ -194,6 +206,29 @@ pub(super) fn messages(conn: &Connection) -> Result<u64> {
 mod tests {
     use super::*;
     use crate::queue::sqlite::migrate;
+
+    #[test]
+    fn a_policy_that_is_kept_is_no_failure_where_it_cannot_be_fetched_again() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(migrate::SCHEMA).unwrap();
+        conn.execute_batch(
+            "INSERT INTO mta_sts_policies (domain, id, mode, max_age, fetched_at, expires_at, used_at, mx)
+                 VALUES ('kept.test', '1', 'enforce', 9, 1, 100, 1, 'mx'), ('over.test', '1', 'enforce', 9, 1, 5, 1, 'mx');
+             INSERT INTO tls_results VALUES
+                 (0, 'kept.test', 'none', '', '', '', 'sts-policy-fetch-error', 3, 'no answer', '', ''),
+                 (0, 'over.test', 'none', '', '', '', 'sts-policy-fetch-error', 2, 'no answer', '', ''),
+                 (0, 'kept.test', 'none', 'mx', '', '', 'starttls-not-supported', 1, '', '', ''),
+                 (0, 'kept.test', 'none', 'mx', '', '', 'success', 4, '', '', '');",
+        )
+        .unwrap();
+        let failed: Vec<_> =
+            tls_failures(&conn, 7, 9).unwrap().into_iter().map(|line| (line.domain, line.result)).collect();
+        let wanted = [("over.test", "sts-policy-fetch-error"), ("kept.test", "starttls-not-supported")];
+        assert_eq!(failed, wanted.map(|(domain, result)| (domain.to_owned(), result.to_owned())));
+        let counts: Vec<_> =
+            policies(&conn, 7).unwrap().into_iter().map(|count| (count.sessions, count.failed)).collect();
+        assert_eq!(counts, [(5, 1)], "a fetch is no session with a host");
+    }
 
     #[test]
     fn failures_of_many_recipients_and_hosts_are_bounded() {

@@ -45,7 +45,8 @@ const STORY: &str = "
         FROM reports WHERE about = ?1
         UNION ALL
         SELECT o.at, iif(o.action = 'kick', 1, 4), o.id, o.action, NULL,
-               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || iif(o.action = 'resume', '', ', recipients: ' || o.count),
+               'by ' || o.login || ' (uid ' || o.uid || '): ' || o.target || iif(o.action = 'resume', '', ', recipients: ' || o.count)
+               || coalesce(': ' || o.reason, ''),
                CASE WHEN o.action IN ('suspend', 'resume') AND o.target LIKE '% %'
                     THEN substr(o.target, 1, instr(o.target, ' ') - 1) || '='
                          || substr(o.target, instr(o.target, ' ') + 1)
@@ -110,4 +111,32 @@ fn selected_by(conn: &Connection, id: MessageId, text: &str) -> Result<Selected>
         _ if is_whole => Selected::Yes,
         _ => Selected::Perhaps,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::sqlite::migrate::SCHEMA;
+
+    /// Times are to a second: whoever kicks sees the attempt that came of it below.
+    #[test]
+    fn in_one_second_a_kick_comes_before_its_attempt_and_a_hold_behind_it() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(SCHEMA).unwrap();
+        let id = MessageId(1_000_000);
+        conn.execute_batch(&format!(
+            "INSERT INTO messages (id, queue_id, sender, received_at, size, body, smtputf8)
+                 VALUES (1000000, '{id}', 'a@b.test', 1, 1, '7bit', 0);
+             INSERT INTO recipients (id, message_id, address, domain, next_attempt_at)
+                 VALUES (1000001, 1000000, 'you@c.test', 'c.test', 9);
+             INSERT INTO attempts (id, recipient_id, at, duration_ms, phase, code, reply, outcome)
+                 VALUES (5000000, 1000001, 5, 1, 'rcpt', 451, '451 later', 'deferred');
+             INSERT INTO operator_log (at, action, target, count, login, uid)
+                 VALUES (5, 'hold', 'c.test', 1, 'ann', 0), (5, 'kick', '{id}', 1, 'ann', 0);"
+        ))
+        .unwrap();
+        let told = story(&conn, id).unwrap();
+        let what: Vec<&str> = told.iter().map(|line| line.what.as_str()).collect();
+        assert_eq!(what, ["accepted", "kick", "deferred", "hold"], "{told:?}");
+    }
 }

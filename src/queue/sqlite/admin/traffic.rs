@@ -22,6 +22,10 @@ const SECS_BITS: u32 = 6;
 /// Only where something of the message is wanted: a step for each recipient.
 const MESSAGES: &str = "JOIN messages m ON m.id = r.message_id";
 
+/// Whether Postrider wrote what waits: by the few rows that say so, rather than by the message of each recipient.
+const IS_OWN: &str = "(r.message_id IN (SELECT id FROM reports)
+    OR r.message_id IN (SELECT message_id FROM tls_reports WHERE message_id IS NOT NULL))";
+
 /// See [`crate::queue::AdminStore::traffic`].
 pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit: u32) -> Result<Traffic> {
     let mut counts = Counts::new(by);
@@ -35,12 +39,12 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
     // What came since then was finished since then, if it is.
     let of_finished = format!(
         "SELECT {finished}, message_id >= ?1 * 1000000, state, finished_at - received_at, reply_source,
-                iif(state IN ('failed', 'expired'), reply, NULL)
+                iif(state IN ('failed', 'expired'), reply, NULL), client IS NULL
          FROM history INDEXED BY history_by_end WHERE finished_at >= ?1"
     );
     let of_waiting = format!(
         "SELECT {waiting}, r.message_id >= ?1 * 1000000, r.attempts > 0 AND r.last_attempt_at >= ?1,
-                r.last_reply_source, r.last_reply
+                r.last_reply_source, r.last_reply, {IS_OWN}
          FROM recipients r {messages}"
     );
     let mut statement = conn.prepare(&of_finished)?;
@@ -60,6 +64,7 @@ pub(super) fn traffic(conn: &Connection, since: i64, by: Option<GroupBy>, limit:
 struct Counts {
     by: Option<GroupBy>,
     total: Counted,
+    own: Counted,
     groups: BTreeMap<Option<String>, Counted>,
     reasons: Reasons<(String, Option<String>), u64>,
     /// How domains are written, and what they are.
@@ -76,7 +81,8 @@ struct Counted {
 impl Counts {
     fn new(by: Option<GroupBy>) -> Counts {
         let (groups, domains) = (BTreeMap::new(), HashMap::new());
-        Counts { by, total: Counted::default(), groups, reasons: Reasons::new(), domains }
+        let (total, own) = (Counted::default(), Counted::default());
+        Counts { by, total, own, groups, reasons: Reasons::new(), domains }
     }
 
     fn finished(&mut self, row: &Row<'_>) -> Result<()> {
@@ -85,7 +91,7 @@ impl Counts {
         let is_address = self.by == Some(GroupBy::Domain);
         let name = if is_address { name.map(|address| self.domain_of(&address)) } else { name };
         let secs = u32::try_from(odd::get::<i64>(row, 3)?.max(0)).unwrap_or(u32::MAX);
-        self.in_each(name, |Counted { line, took }| {
+        self.in_each(name, odd::get(row, 6)?, |Counted { line, took }| {
             line.accepted += u64::from(came);
             match state.as_str() {
                 "delivered" | "relayed" => {
@@ -105,12 +111,11 @@ impl Counts {
 
     fn waiting(&mut self, row: &Row<'_>) -> Result<()> {
         let (came, deferred) = (odd::get::<bool>(row, 1)?, odd::get::<bool>(row, 2)?);
-        if came || deferred {
-            self.in_each(odd::text(row, 0)?, |Counted { line, .. }| {
-                line.accepted += u64::from(came);
-                line.deferred += u64::from(deferred);
-            });
-        }
+        self.in_each(odd::text(row, 0)?, odd::get(row, 5)?, |Counted { line, .. }| {
+            line.waiting += 1;
+            line.accepted += u64::from(came);
+            line.deferred += u64::from(deferred);
+        });
         if deferred {
             let of = ("deferred".to_owned(), odd::text(row, 3)?);
             *self.reasons.of(of, &odd::get::<String>(row, 4)?) += 1;
@@ -131,8 +136,11 @@ impl Counts {
         domain
     }
 
-    /// In all, and in its group where there are groups.
-    fn in_each(&mut self, mut name: Option<String>, count: impl Fn(&mut Counted)) {
+    /// In all, and in its group where there are groups; or among Postrider's own.
+    fn in_each(&mut self, mut name: Option<String>, is_own: bool, count: impl Fn(&mut Counted)) {
+        if is_own {
+            return count(&mut self.own);
+        }
         count(&mut self.total);
         if self.by.is_some() {
             if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&name) {
@@ -156,7 +164,8 @@ impl Counts {
         reasons.sort_by(|a, b| (b.recipients, &a.reply, &a.state).cmp(&(a.recipients, &b.reply, &b.state)));
         let reasons_total = reasons.len();
         reasons.truncate(limit as usize);
-        Traffic { since: utc(since), total: self.total.line(), groups, groups_total, reasons, reasons_total }
+        let (total, own) = (self.total.line(), self.own.line());
+        Traffic { since: utc(since), total, own, groups, groups_total, reasons, reasons_total }
     }
 }
 
@@ -230,8 +239,9 @@ mod tests {
         conn.execute_batch(&format!(
             "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {rows} - 1)
              INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at,
-                 attempts, size, reply, reply_source, tag)
-             SELECT 9000000 + n, 9000000 + n, 'Q', 's@a.test', {address}, 'failed', 9, 10, 1, 1, {reply}, 'remote', {tag} FROM n"
+                 attempts, size, reply, reply_source, client, tag)
+             SELECT 9000000 + n, 9000000 + n, 'Q', 's@a.test', {address}, 'failed', 9, 10, 1, 1, {reply}, 'remote',
+                 '192.0.2.7', {tag} FROM n"
         ))
         .unwrap();
         (directory, conn)

@@ -51,7 +51,7 @@ const ROWS: &str = "
     VALUES (12, 11, 1000, 5, 'rcpt', 451, '451 later', 'deferred', 12);
     INSERT INTO dialogues VALUES (12, 10, 'mx.victim.test [192.0.2.1]:25');
     INSERT INTO replies VALUES (1, '451 later');
-    INSERT INTO operator_log VALUES (1, 1000, 'hold', 'victim.test', 1, 'ann', 1000, 1);
+    INSERT INTO operator_log VALUES (1, 1000, 'hold', 'victim.test', 1, 'ann', 1000, 1, NULL);
     INSERT INTO history (message_id, recipient_id, queue_id, sender, address, state, received_at, finished_at, attempts, size)
     VALUES (30, 31, 'H', '', 'a@b.test', 'failed', 1000, 1001, 1, 3);
     INSERT INTO backoffs VALUES ('victim.test', 1, 2000, '421 no', 1000), ('other.test', 1, 2000, '421 no', 1000);
@@ -126,7 +126,7 @@ fn goes_on(conn: &Connection, why: &str) {
         let fetched = reads.message(due.message, &[due.recipient]).unwrap();
         assert!(fetched.message.is_some() || fetched.spoilt.len() == 1, "{why}: {due:?} is neither");
         assert!(!is_good(due) || fetched.message.is_some(), "{why}: {fetched:?}");
-        assert!(fetched.spoilt.iter().all(|spoilt| spoilt.why.starts_with("held: ")), "{why}: {fetched:?}");
+        assert!(fetched.spoilt.iter().all(|spoilt| !spoilt.why.is_empty()), "{why}: {fetched:?}");
         reads.size(due.message).unwrap();
     }
     assert_eq!(reads.chunk(MessageId(20), 0).unwrap().as_deref(), Some(&b"x\r\n"[..]), "{why}");
@@ -300,12 +300,15 @@ fn a_recipient_whose_message_is_gone_or_cannot_be_read_is_held_with_the_reason()
     let odd = "UPDATE messages SET sender = 'no address at all'";
     bench.somebody().execute(odd, []).unwrap();
     for (message, recipient, why) in [
-        (MessageId(77), RecipientId(5), "held: its message is missing"),
-        (due.message, due.recipient, "held: its message cannot be read: "),
+        (MessageId(77), RecipientId(5), "its message is missing"),
+        (due.message, due.recipient, "its message cannot be read: "),
     ] {
         assert!(bench.queue.fetch(message, &[recipient]).unwrap().is_none());
         while !matches!(bench.event(), Event::Settled(rows) if rows == [(recipient, None)]) {}
-        let sql = format!("SELECT last_reply FROM recipients WHERE state = 'held' AND id = {}", recipient.0);
+        let sql = format!(
+            "SELECT held_reason FROM recipients WHERE state = 'held' AND held_by = 'fault' AND id = {}",
+            recipient.0
+        );
         assert!(bench.text(&sql).starts_with(why), "{}", bench.text(&sql));
     }
 }

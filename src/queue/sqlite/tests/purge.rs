@@ -20,8 +20,8 @@ fn filled() -> Connection {
     conn.execute_batch(&format!(
         "CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {OLD})
              SELECT i, iif(i = {OLD}, {NOW}, {NOW} - {year}) AS at FROM n;
-         INSERT INTO kicks SELECT i + 1, at, 'a.test', NULL, NULL, 1 FROM n;
-         INSERT INTO operator_log SELECT i + 1, at, 'kick', 'all', 1, 'root', 0, 1 FROM n;
+         INSERT INTO kicks SELECT i + 1, at, 'a.test', NULL, NULL, 1, NULL FROM n;
+         INSERT INTO operator_log SELECT i + 1, at, 'kick', 'all', 1, 'root', 0, 1, NULL FROM n;
          INSERT INTO reports SELECT at * 1000000 + i, 'a@b.test', at, 'bounce', 1 FROM n;
          INSERT INTO host_settings (mx, setting, value, changed_at) SELECT 'mx' || i, 'connections', 1, at FROM n;
          INSERT INTO mta_sts_policies SELECT i || '.test', '1', 'none', 60, at, at + 60, at, at, '', NULL FROM n;

@@ -140,13 +140,15 @@ fn an_outcome_that_cannot_be_written_holds_its_recipients() {
     let mut bounce = bench.message(&["app@example.org"], b"x\r\n");
     bounce.id = due[0].message;
     let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, DELIVERED)]);
-    settlement.results.push(Settled { next_state: NextState::Hold, ..settlement.results[0].clone() });
+    settlement
+        .results
+        .push(Settled { next_state: NextState::Hold(HeldBy::InDoubt), ..settlement.results[0].clone() });
     settlement.results.remove(0);
     settlement.reports.push(("bounce", bounce));
     bench.queue.settle(settlement);
     assert_eq!(bench.settled(), [(due[0].recipient, None)]);
     assert_eq!(bench.text("SELECT state FROM queue"), "held");
-    assert!(bench.text("SELECT last_reply FROM queue").contains("could not be recorded"));
+    assert!(bench.text("SELECT held_reason FROM queue").contains("could not be recorded"));
     bench.is_well();
 }
 

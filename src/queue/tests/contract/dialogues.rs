@@ -18,7 +18,10 @@ pub(super) fn what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for(sit
     };
     settle(&[(0, NextState::Retry(9))], "");
     assert_eq!(said(), [""; 0]);
-    settle(&[(0, DELIVERED), (1, NextState::Retry(9)), (2, NextState::Hold)], "S: 451 4.7.1 later");
+    settle(
+        &[(0, DELIVERED), (1, NextState::Retry(9)), (2, NextState::Hold(HeldBy::InDoubt))],
+        "S: 451 4.7.1 later",
+    );
     assert_eq!(said(), ["b@example.com c@example.com: S: 451 4.7.1 later"]);
     // The last of each; what goes well changes nothing.
     settle(&[(1, NextState::Retry(9))], "S: 452 4.2.2 full");
@@ -36,8 +39,19 @@ pub(super) fn what_was_said_is_kept_once_for_all_whom_the_attempt_failed_for(sit
     assert!(later[0].is_none(), "delivered since: {later:?}");
     assert!(later[1].as_ref().is_some_and(|later| later.ends_with("451 4.7.1 come back later")), "{later:?}");
     // Of a message that is finished, as of one that waits.
-    site.place.admin().remove(&Filter::message(fresh.id)).unwrap();
+    settle(&[(1, NextState::Finished(Finished::Failed))], "");
     assert_eq!(said(), both);
+    // What is removed takes it along.
+    let due = site.accept(&["d@example.com"]);
+    let fresh = due[0].fresh.as_ref().unwrap();
+    let dialogue = Some("S: 451 4.7.1 later".to_owned());
+    let results = vec![(due[0].recipient, NextState::Retry(9))];
+    site.queue.settle(Settlement { dialogue, ..settlement(fresh, results) });
+    site.settled();
+    assert_eq!(site.place.admin().dialogues(fresh.id).unwrap().len(), 1);
+    site.place.admin().remove(&Filter::message(fresh.id)).unwrap();
+    assert_eq!(site.place.admin().dialogues(fresh.id).unwrap(), []);
+    assert_eq!(said(), both, "and nothing else");
     assert_eq!(site.place.admin().dialogues(MessageId(7)).unwrap(), []);
     site.is_well();
 }

@@ -30,7 +30,10 @@ pub(super) fn expired_ones_are_found_and_held_ones_are_not(site: Site) {
     site.queue.accept(message).unwrap();
     let due = site.accepted();
     site.accept(&["c@example.com"]);
-    site.queue.settle(settlement(due[0].fresh.as_ref().unwrap(), vec![(due[1].recipient, NextState::Hold)]));
+    site.queue.settle(settlement(
+        due[0].fresh.as_ref().unwrap(),
+        vec![(due[1].recipient, NextState::Hold(HeldBy::InDoubt))],
+    ));
     assert_eq!(site.settled(), [(due[1].recipient, None)]);
     assert_eq!(all_expired(&site, now, 10).0, [due[0].recipient]);
 }

@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::config::{DomainPattern, RelayHost, Route, Routes};
 use crate::mail::{Address, Domain, Lifetimes, Recipient, Reply};
-use crate::queue::admin::{Action, FailureLine, Filter, Line, Order, Pattern};
+use crate::queue::admin::{Action, FailureLine, Filter, HELD_BY, Line, Order, Pattern};
 
 /// What SQL, a shell or a person could take for something else.
 const LETTERS: [&str; 16] =
@@ -63,8 +63,12 @@ fn one(site: &Site, random: &mut fastrand::Rng) -> (String, Hidden) {
     message.received_at -= hidden.age;
     site.queue.accept(message).unwrap();
     let due = site.accepted();
-    let next = [DELIVERED, NextState::Finished(Finished::Failed), NextState::Retry(1), NextState::Hold]
-        [random.usize(0..4)];
+    let next = [
+        DELIVERED,
+        NextState::Finished(Finished::Failed),
+        NextState::Retry(1),
+        NextState::Hold(HeldBy::InDoubt),
+    ][random.usize(0..4)];
     if random.bool() {
         let mut settlement = settlement(due[0].fresh.as_ref().unwrap(), vec![(due[0].recipient, next)]);
         let attempt = settlement.results[0].attempt.as_mut().unwrap();
@@ -115,6 +119,7 @@ fn selects(filter: &Filter, line: &Line, hidden: &Hidden) -> bool {
         && like(&filter.reply, reply.unwrap_or_default())
         && filter.older_secs.is_none_or(|secs| hidden.age >= secs)
         && is_named(&filter.tag, &hidden.tag)
+        && filter.held_by.as_ref().is_none_or(|by| line.held_by.as_ref() == Some(by))
 }
 
 /// Mostly one or two options, as people use them.
@@ -139,9 +144,10 @@ fn filter() -> impl Strategy<Value = Filter> {
         rarely(within),
         rarely((0..5i64).prop_map(|steps| steps * AGE_STEP - AGE_STEP / 2)),
         proptest::option::of(select(&STATES[..])),
+        rarely(select(&HELD_BY[..])),
     )
-        .prop_map(|((user, sender, recipient, mx, tag), domain, lane, reply, older_secs, state)| {
-            Filter {
+        .prop_map(
+            |((user, sender, recipient, mx, tag), domain, lane, reply, older_secs, state, held_by)| Filter {
                 messages: Vec::new(),
                 user,
                 sender,
@@ -153,8 +159,9 @@ fn filter() -> impl Strategy<Value = Filter> {
                 older_secs,
                 tag,
                 state: state.map(str::to_owned),
-            }
-        })
+                held_by: held_by.map(str::to_owned),
+            },
+        )
 }
 
 pub(super) fn a_filter_selects_what_a_slow_reading_of_each_row_does(site: Site) {
@@ -268,7 +275,8 @@ pub(super) fn a_change_is_for_what_was_selected_and_is_still_the_same(site: Site
         settle(&dues[1], "busy", "mx.a.test");
         settle(&dues[2], "mailbox full", "mx.b.test");
         admin.hold(&one("held@*")).unwrap();
-        let order = Order { action, which: &filter, these: &selected.ids, login: "ann", uid: 1000 };
+        let order =
+            Order { action, which: &filter, these: &selected.ids, login: "ann", uid: 1000, reason: None };
         let changed = admin.change(&order, &|| true);
         assert!(changed.failed.is_none());
         assert_eq!((changed.recipients, changed.looked_at), (1, 4), "{action:?}");
@@ -320,7 +328,14 @@ pub(super) fn a_change_can_end_between_two_parts(site: Site) {
         (selected.recipients, selected.messages, selected.lanes, selected.first.len()),
         (2_500, 1, 1, 3)
     );
-    let order = Order { action: Action::Hold, which: &all, these: &selected.ids, login: "ann", uid: 1000 };
+    let order = Order {
+        action: Action::Hold,
+        which: &all,
+        these: &selected.ids,
+        login: "ann",
+        uid: 1000,
+        reason: None,
+    };
     let parts = std::cell::Cell::new(0);
     let changed = admin.change(&order, &|| parts.replace(parts.get() + 1) < 2);
     assert!(changed.failed.is_none());

@@ -101,6 +101,8 @@ each_store! {
         what_came_of_a_recipient_that_was_removed_meanwhile_is_in_history
         an_operator_who_holds_during_an_attempt_is_obeyed
         an_operator_kicks_holds_releases_and_removes_while_the_relay_runs
+        what_holds_mail_is_told_apart_and_a_release_of_one_leaves_the_others
+        what_operators_changed_is_listed_the_latest_first
         what_waits_is_counted_for_monitoring
         host_settings_outlive_the_process
         what_is_suspended_is_shown_with_what_waits_until_it_is_resumed_or_over

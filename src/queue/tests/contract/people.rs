@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::mail::Domain;
-use crate::queue::admin::{Action, Filter, Suspended};
+use crate::queue::admin::{Action, Filter, HeldCount, Order, Pattern, Suspended};
 use crate::queue::gauge_rows::{AgeCounts, CountFrom};
 
 pub(super) fn a_change_from_outside_is_noticed_and_our_own_is_none(site: Site) {
@@ -72,6 +72,81 @@ pub(super) fn an_operator_kicks_holds_releases_and_removes_while_the_relay_runs(
     assert_eq!(states, ["removed", "removed"]);
     assert_eq!(site.queue.size(message.id).unwrap(), None);
     site.is_well();
+}
+
+/// A rule, a doubt, two operators, and somebody with SQL.
+pub(super) fn what_holds_mail_is_told_apart_and_a_release_of_one_leaves_the_others(site: Site) {
+    let due = site.accept(&["rule@a.test", "doubt@a.test", "busy@a.test", "one@a.test", "two@b.test"]);
+    let message = due[0].fresh.as_ref().unwrap();
+    let admin = site.place.admin();
+    let one = |address: &str| Filter { recipient: Some(Pattern::parse(address).unwrap()), ..Filter::all() };
+    let hold = |address: &str, reason: Option<&str>| {
+        let which = one(address);
+        let these = &admin.select(Action::Hold, &which, 0).unwrap().ids;
+        let order = Order { action: Action::Hold, which: &which, these, login: "ann", uid: 1000, reason };
+        assert_eq!(admin.change(&order, &|| true).recipients, 1);
+    };
+    // While it is tried: what comes of that changes nothing.
+    hold("busy@*", Some("wrong text"));
+    let [rule, doubt] = [HeldBy::Rule(2), HeldBy::InDoubt].map(NextState::Hold);
+    let results = vec![(due[0].recipient, rule), (due[1].recipient, doubt), (due[2].recipient, rule)];
+    site.queue.settle(settlement(message, results));
+    site.settled();
+    hold("two@*", None);
+    assert_eq!(admin.hold(&one("rule@*")).unwrap(), 0, "held already, and by that it stays held");
+    let held = || -> Vec<String> {
+        admin.list(&Filter::all(), 9).unwrap().iter().map(|line| line.held().unwrap_or_default()).collect()
+    };
+    let (by_rule, by_ann) = ("held by [[retry.rule]] 2", "held by ann: wrong text");
+    assert_eq!(held(), [by_rule, "held: it may have arrived", by_ann, "", "held by ann"]);
+    let told = |domain: Option<&str>| -> Vec<String> {
+        let domain = domain.map(|domain| Domain::parse(domain).unwrap());
+        admin.held(domain.as_ref()).unwrap().iter().map(HeldCount::words).collect()
+    };
+    assert_eq!(
+        told(Some("a.test")),
+        [
+            "1 recipient held: it may have arrived",
+            "1 recipient held by ann: wrong text",
+            "1 recipient held by [[retry.rule]] 2"
+        ]
+    );
+    assert_eq!(told(Some("c.test")), [""; 0]);
+    let counts = admin.held(None).unwrap();
+    assert_eq!(HeldCount::all_words(&counts), " (2 operator, 1 in-doubt, 1 rule)");
+    assert_eq!(admin.summary(9).unwrap().held_by, counts);
+    let by = |what: &str| Filter { held_by: Some(what.to_owned()), ..Filter::all() };
+    assert_eq!(["operator", "rule", "restore"].map(|what| admin.count(&by(what)).unwrap()), [2, 1, 0]);
+    assert_eq!((admin.release(&by("operator")).unwrap(), admin.release(&by("operator")).unwrap()), (2, 0));
+    assert_eq!(held(), [by_rule, "held: it may have arrived", "", "", ""]);
+    assert_eq!(admin.release(&Filter::all()).unwrap(), 2);
+    assert_eq!((held(), told(None)), (vec![String::new(); 5], vec![]));
+    site.is_well();
+}
+
+pub(super) fn what_operators_changed_is_listed_the_latest_first(site: Site) {
+    site.accept(&["a@example.com", "b@example.com"]);
+    let admin = site.place.admin();
+    let all = Filter::all();
+    let these = admin.select(Action::Hold, &all, 0).unwrap().ids;
+    let order = |action, reason| Order { action, which: &all, these: &these, login: "ann", uid: 7, reason };
+    assert_eq!(admin.change(&order(Action::Hold, Some("wrong text")), &|| true).recipients, 2);
+    assert_eq!(admin.change(&order(Action::Release, None), &|| true).recipients, 2);
+    assert_eq!(admin.change(&order(Action::Kick, None), &|| true).recipients, 2);
+    let listed = |since, limit| {
+        let (lines, total) = admin.operator_log(since, limit).unwrap();
+        assert!(lines.iter().all(|line| (&*line.login, line.uid, line.count) == ("ann", 7, 2)), "{lines:?}");
+        assert!(lines.iter().all(|line| &*line.target == "all" && !line.is_under_way), "{lines:?}");
+        let words = lines.into_iter().map(|line| (line.action, line.reason.unwrap_or_default()));
+        (words.collect::<Vec<_>>(), total)
+    };
+    let wanted = [("kick", ""), ("release", ""), ("hold", "wrong text")];
+    let wanted = wanted.map(|(action, reason)| (action.to_owned(), reason.to_owned()));
+    assert_eq!(listed(now_secs() - 60, 9), (wanted.to_vec(), 3));
+    assert_eq!(listed(0, 1), (wanted[..1].to_vec(), 3));
+    assert_eq!(listed(now_secs() + 60, 9), (vec![], 0));
+    let (kicks, _) = admin.kicks(9).unwrap();
+    assert_eq!((kicks[0].login.as_deref(), kicks[0].user.as_deref()), (Some("ann"), None));
 }
 
 pub(super) fn what_waits_is_counted_for_monitoring(site: Site) {
