@@ -83,6 +83,9 @@ fn not_whole(copied: &Copied) -> String {
 fn text(restored: &Restored, path: &Path) -> String {
     let mut text = format!("{}: {} restored\n", path.display(), contents(&restored.copied));
     text += &not_whole(&restored.copied);
+    for foreign in &restored.left_out {
+        let _ = writeln!(text, "left out, since it is not Postrider's: {foreign}");
+    }
     // Writing to a String cannot fail.
     if let Some(kept) = &restored.kept {
         let _ = writeln!(text, "the queue of before is kept as {kept}");

@@ -208,6 +208,20 @@ fn is_in_dns(name: &str) -> bool {
     name.contains('.') && !name.starts_with('[')
 }
 
+/// Where it was lost, those who are in it are held to nothing on the sockets of this machine.
+pub(super) fn users_missing(settings: &Settings) -> Option<String> {
+    let path = &settings.submission.users_file;
+    let has_socket = settings.submission.listen.iter().any(|listen| listen.address.path().is_some());
+    let is_missing = matches!(path.metadata(), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+    (has_socket && is_missing).then(|| {
+        let name = path.display();
+        format!(
+            "{name} does not exist: on unix: listeners every user of this machine may send as anybody, without rate or \
+             quota; put it back, or make an empty one where that is meant (touch {name})"
+        )
+    })
+}
+
 fn users_of(settings: &Settings) -> Vec<Finding> {
     let about = "users";
     let path = &settings.submission.users_file;
@@ -216,7 +230,8 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
         Ok(users) => users,
         Err(error) => return vec![Finding::problem(about, error.to_string())],
     };
-    let trusts = settings.submission.listen.iter().any(|listen| !listen.trusted.is_empty());
+    let has_socket = settings.submission.listen.iter().any(|listen| listen.address.path().is_some());
+    let trusts = has_socket || settings.submission.listen.iter().any(|listen| !listen.trusted.is_empty());
     let mut findings = vec![match users.len() {
         0 if !trusts => {
             let text = format!(
@@ -226,6 +241,7 @@ fn users_of(settings: &Settings) -> Vec<Finding> {
         }
         count => Finding::ok(about, format!("{count} in {name}")),
     }];
+    findings.extend(users_missing(settings).map(|text| Finding::warning(about, text)));
     let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o007 != 0 {
         let harm = match users.iter().find(|user| user.has_cram_md5()) {

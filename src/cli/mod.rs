@@ -36,12 +36,14 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, LogSettings};
+use crate::queue::QueueError;
 use crate::submission::StartError;
 
 use log_output::FlushAtEnd;
 use output::WrongUsage;
 
-/// The exit code where the command was used wrongly or the config is bad (clap's too).
+/// The exit code where the command was used wrongly or the config is bad (clap's too), and where the files of the queue
+/// are not those that they were: systemd does not start what ended so again.
 const WRONG_USAGE: u8 = 2;
 
 /// An outbound mail relay with a durable SQLite queue that explains itself.
@@ -297,7 +299,12 @@ fn report(error: &anyhow::Error) -> ExitCode {
     log_output::say(&format!("postrider: {}", output::whole(error).replace('\n', " ")));
     let is_wrong_socket =
         matches!(error.downcast_ref(), Some(StartError::NotListed { .. } | StartError::Inherited(_)));
-    if error.is::<WrongUsage>() || is_wrong_socket { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
+    let needs_a_person = error.downcast_ref().is_some_and(QueueError::needs_a_person);
+    if error.is::<WrongUsage>() || is_wrong_socket || needs_a_person {
+        ExitCode::from(WRONG_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[cfg(test)]

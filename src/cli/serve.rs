@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select, tick};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use socket2::Socket;
@@ -31,7 +31,7 @@ use crate::monitoring::metrics::{Metrics, RelayNumbers};
 use crate::monitoring::page::PageCounts;
 use crate::monitoring::readiness::{READY, Readiness};
 use crate::monitoring::{self, Monitoring, MonitoringContext};
-use crate::queue::{Job, LaneHealth, Queue, RecipientId, WriterHandle};
+use crate::queue::{Event, Job, LaneHealth, Queue, QueueError, RecipientId, WriterHandle};
 use crate::scheduler::Scheduler;
 use crate::submission::Submission;
 use crate::submission::users::{self, Attributes, Users};
@@ -48,6 +48,23 @@ const FIRST_USER: &str = "app";
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Events that the queue's writer may be ahead of the scheduler.
 const EVENTS_MAX: usize = 4096;
+
+/// What moves the mail that is queued, and may be under way with some already.
+struct Engine {
+    scheduler: Scheduler,
+    scheduler_thread: JoinHandle<()>,
+    workers: Workers,
+    users: Arc<Users>,
+}
+
+/// What can be reached from outside.
+struct Doors {
+    operator_info: Arc<OperatorInfo>,
+    submission: Arc<Submission>,
+    on_demand: Arc<OnDemand>,
+    monitoring: Monitoring,
+    readiness: Arc<Readiness>,
+}
 
 /// A relay that runs.
 pub struct Relay {
@@ -87,52 +104,37 @@ impl Relay {
     ) -> anyhow::Result<Relay> {
         let (events_to, events) = bounded(EVENTS_MAX);
         let (queue, writer) = Queue::open(&settings.queue, events_to)?;
-        let lifetimes = settings.delivery.lifetimes;
-        if let Some(last) = queue.last_time() {
-            clock.begin_after(last, lifetimes.messages.min(lifetimes.bounces));
-        }
-        let setup = setup(settings, lookup)?;
-        monitoring::count(&settings.metrics);
-        settle_doubts(&queue, settings.delivery.in_doubt, clock.now())?;
-        let users = Arc::new(Users::load(&settings.submission.users_file)?);
-        let (scheduler, scheduler_thread) =
-            Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
-        queue.show_config(&settings.routes, lifetimes);
-        // Before the first worker: mail that is fetched must not go out in between.
-        scheduler.set_atrn(users.atrn_domains())?;
-        let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
-        let on_demand = OnDemand::start(users.clone(), scheduler.clone(), workers.clone())?;
-        let operator_info = Arc::new(OperatorInfo {
-            queue: queue.clone(),
-            scheduler: scheduler.clone(),
-            workers: workers.clone(),
-            generation: Arc::new(Mutex::new(Generation::first(clock.now()))),
-            clock: clock.clone(),
+        let started = Engine::start(settings, lookup, &queue, events, &clock).and_then(|engine| {
+            match Doors::open(settings, inherited, &queue, &engine, &clock) {
+                Ok(doors) => Ok((engine, doors)),
+                Err(error) => {
+                    engine.stop();
+                    Err(error)
+                }
+            }
         });
-        let submission = Arc::new(Submission::start(
-            &settings.submission,
-            inherited,
-            users,
-            queue.clone(),
-            operator_info.clone(),
-            on_demand.clone(),
-            clock.clone(),
-        )?);
-        let readiness = Arc::new(Readiness::new(queue.clone()));
-        let context = MonitoringContext {
-            queue: queue.clone(),
-            scheduler: scheduler.clone(),
-            workers: workers.clone(),
-            readiness: readiness.clone(),
-            numbers: numbers(&submission, &workers, &operator_info),
-            metrics: Metrics::default(),
-            counts: PageCounts::new(settings.queue.path.clone(), scheduler.clone(), clock.clone()),
-            config: operator_info.generation.clone(),
-            queue_path: settings.queue.path.clone(),
-            clock,
-        };
-        let monitoring = Monitoring::start(&settings.metrics, context)?;
-        Ok(Relay {
+        match started {
+            Ok((engine, doors)) => Ok(Relay::of(queue, writer, engine, doors, &settings.metrics)),
+            Err(error) => {
+                // What is not closed in order looks like a crash to the next start.
+                if let Err(error) = writer.stop() {
+                    log::error!("{error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn of(
+        queue: Queue,
+        writer: WriterHandle,
+        engine: Engine,
+        doors: Doors,
+        metrics: &MetricsSettings,
+    ) -> Relay {
+        let Engine { scheduler, scheduler_thread, workers, users: _ } = engine;
+        let Doors { operator_info, submission, on_demand, monitoring, readiness } = doors;
+        Relay {
             queue,
             writer,
             scheduler,
@@ -143,8 +145,8 @@ impl Relay {
             on_demand,
             monitoring,
             readiness,
-            metrics: Mutex::new(settings.metrics.clone()),
-        })
+            metrics: Mutex::new(metrics.clone()),
+        }
     }
 
     /// The IP addresses where it listens, in the order of the config (a port 0 is shown as what it became).
@@ -221,6 +223,84 @@ impl Relay {
     }
 }
 
+impl Engine {
+    fn start(
+        settings: &Settings,
+        lookup: Arc<dyn Lookup + Send + Sync>,
+        queue: &Queue,
+        events: Receiver<Event>,
+        clock: &Clock,
+    ) -> anyhow::Result<Engine> {
+        let lifetimes = settings.delivery.lifetimes;
+        if let Some(last) = queue.last_time() {
+            clock.begin_after(last, lifetimes.messages.min(lifetimes.bounces));
+        }
+        let setup = setup(settings, lookup)?;
+        monitoring::count(&settings.metrics);
+        settle_doubts(queue, settings.delivery.in_doubt, clock.now())?;
+        let users = Arc::new(Users::load(&settings.submission.users_file)?);
+        let (scheduler, scheduler_thread) =
+            Scheduler::start(settings.scheduler.clone(), queue.clone(), events, clock.clone())?;
+        queue.show_config(&settings.routes, lifetimes);
+        // Before the first worker: mail that is fetched must not go out in between.
+        scheduler.set_atrn(users.atrn_domains())?;
+        let workers = Workers::start(setup, queue.clone(), Box::new(scheduler.clone()), clock.clone());
+        Ok(Engine { scheduler, scheduler_thread, workers, users })
+    }
+
+    /// After a start that failed.
+    fn stop(self) {
+        let content_until = Instant::now() + HOSTS_GRACE;
+        self.scheduler.stop();
+        self.workers.stop(content_until);
+        self.workers.drain(content_until + SETTLE_MAX);
+    }
+}
+
+impl Doors {
+    fn open(
+        settings: &Settings,
+        inherited: Vec<Socket>,
+        queue: &Queue,
+        engine: &Engine,
+        clock: &Clock,
+    ) -> anyhow::Result<Doors> {
+        let Engine { scheduler, workers, users, .. } = engine;
+        let on_demand = OnDemand::start(users.clone(), scheduler.clone(), workers.clone())?;
+        let operator_info = Arc::new(OperatorInfo {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            workers: workers.clone(),
+            generation: Arc::new(Mutex::new(Generation::first(clock.now()))),
+            clock: clock.clone(),
+        });
+        let submission = Arc::new(Submission::start(
+            &settings.submission,
+            inherited,
+            users.clone(),
+            queue.clone(),
+            operator_info.clone(),
+            on_demand.clone(),
+            clock.clone(),
+        )?);
+        let readiness = Arc::new(Readiness::new(queue.clone()));
+        let context = MonitoringContext {
+            queue: queue.clone(),
+            scheduler: scheduler.clone(),
+            workers: workers.clone(),
+            readiness: readiness.clone(),
+            numbers: numbers(&submission, workers, &operator_info),
+            metrics: Metrics::default(),
+            counts: PageCounts::new(settings.queue.path.clone(), scheduler.clone(), clock.clone()),
+            config: operator_info.generation.clone(),
+            queue_path: settings.queue.path.clone(),
+            clock: clock.clone(),
+        };
+        let monitoring = Monitoring::start(&settings.metrics, context)?;
+        Ok(Doors { operator_info, submission, on_demand, monitoring, readiness })
+    }
+}
+
 /// What rooms count that monitoring does not know.
 fn numbers(
     submission: &Arc<Submission>,
@@ -292,6 +372,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
     log_output::start("info", loaded.settings.log).context(log_output::NO_THREAD)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     look_at_certificate(&loaded.settings);
+    look_at_users(&loaded.settings);
     raise_descriptor_limit(&loaded.settings);
     let signals = signals()?;
     if loaded.is_built_in() {
@@ -325,7 +406,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
                 _ => {}
             },
             recv(failed) -> why => {
-                break Err(why.unwrap_or_else(|_| "the queue's writer ended".to_owned()));
+                break Err(why.unwrap_or_else(|_| QueueError::Writer("it ended".to_owned())));
             }
             recv(pulse) -> _ => if relay.scheduler.is_alive() {
                 notify(&[sd_notify::NotifyState::Watchdog]);
@@ -343,9 +424,7 @@ pub fn run(config: Option<&Path>, sockets: Vec<Socket>) -> anyhow::Result<()> {
         }
         // What is in memory is not trusted to be on disk any more: no drain, a new start reads what the disk
         // holds.
-        Err(why) => {
-            bail!("{why} (stopped at once)")
-        }
+        Err(error) => Err(anyhow::Error::from(error).context("stopped at once")),
     }
 }
 
@@ -375,6 +454,7 @@ fn reload(relay: &Relay, config: Option<&Path>) {
     let outcome = config::load(config).map_err(anyhow::Error::from).and_then(|loaded| {
         loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         look_at_certificate(&loaded.settings);
+        look_at_users(&loaded.settings);
         relay.reload(&loaded.settings)?;
         log_output::configure(loaded.settings.log);
         relay.operator_info.generation().read_from(&loaded, config.map(Path::to_owned));
@@ -398,6 +478,12 @@ fn look_at_certificate(settings: &Settings) {
             check::Level::Warning => log::warn!("certificate: {}", finding.text),
             check::Level::Problem => log::error!("certificate: {}", finding.text),
         }
+    }
+}
+
+fn look_at_users(settings: &Settings) {
+    if let Some(missing) = check::users_missing(settings) {
+        log::warn!("users: {missing}");
     }
 }
 

@@ -11,10 +11,10 @@
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags};
 
 /// Root; what it owns is trusted by everybody.
 const ROOT: u32 = 0;
@@ -31,6 +31,32 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// More is no certificate, and no key.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+
+/// The same of a file that is read again and again while the relay runs: it is a regular one, and small. Nothing here
+/// waits for whoever has the other end of a FIFO.
+///
+/// # Errors
+/// As [`read`], and where it is something else.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+    }
+    if let Some(fault) = writable(path, &found) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, fault));
+    }
+    let mut bytes = Vec::new();
+    file.take(SMALL_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > SMALL_BYTES_MAX {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 1 MiB")),
+        false => Ok(bytes),
+    }
 }
 
 /// Opens a file for reading, as [`read`] does.
@@ -233,6 +259,20 @@ mod tests {
             assert_eq!(fault(&file).unwrap_or_default(), said);
         }
         assert_eq!(fault(Path::new("/dev/null")), None);
+    }
+
+    #[test]
+    fn what_is_read_again_and_again_is_a_small_regular_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, fifo] = ["file", "fifo"].map(|name| directory.path().join(name));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        assert!(read_small(&fifo).unwrap_err().to_string().contains("no regular file"));
+        for (bytes, is_read) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+            File::create(&file).unwrap().set_len(bytes).unwrap();
+            assert_eq!(read_small(&file).is_ok(), is_read, "{bytes}");
+        }
+        std::fs::set_permissions(&file, Permissions::from_mode(0o602)).unwrap();
+        assert!(read_small(&file).unwrap_err().to_string().contains("chmod go-w"));
     }
 
     /// As ssh decides on Debian.

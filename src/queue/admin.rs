@@ -10,11 +10,11 @@ use super::error::QueueError;
 use super::sqlite::admin::Admin as Sqlite;
 
 pub use super::admin_rows::{
-    Change, Changed, ConfigInUse, Copied, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
-    FinishedMessage, HostLine, HowToRestore, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order,
-    Recovered, RecoveredTable, Restored, RouteInUse, Selected, Shown, ShownLabels, ShownRecipient, StoryLine,
-    Summary, Try,
+    Change, Changed, ConfigInUse, DialogueLine, DiskRoom, DomainLine, End, Envelope, FailureLine,
+    FinishedMessage, HostLine, KickLine, LaneLine, Line, LoginFailureLine, OldestLine, Order, RouteInUse,
+    Selected, Shown, ShownLabels, ShownRecipient, StoryLine, Summary, Try,
 };
+pub use super::copy_rows::{Copied, HowToRestore, Recovered, RecoveredTable, Restored};
 pub use super::filter::{Action, Filter, Pattern};
 pub use super::gauge_rows::Fill;
 pub use super::overview_rows::{DomainWaiting, FailureGroup, MinuteCount, PolicyCount, Refusal, TlsFailure};

@@ -56,6 +56,21 @@ pub enum QueueError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A log with mail in it, and not the database that it belongs to. Opened, what is there would take it in.
+    #[error(
+        "{path} {why}, but its log {log} has {bytes} bytes, with mail in it that was acknowledged (put the database \
+         back that the log belongs to; only where that one is lost for good, move the log away)"
+    )]
+    LeftLog {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+        /// Its log.
+        log: PathBuf,
+        /// What is in the log.
+        bytes: u64,
+    },
     /// Another relay runs on this queue.
     #[error("{path} is in use by another postrider{holder}: stop that one, or set another [queue] path")]
     InUse {
@@ -90,4 +105,14 @@ pub enum QueueError {
     /// The writer thread ended before its time.
     #[error("the queue's writer stopped: {0}")]
     Writer(String),
+    /// It ended since the files of the queue are not those any more that it had open.
+    #[error("the queue's writer stopped: {0}")]
+    FilesTaken(String),
+}
+
+impl QueueError {
+    /// Whether somebody has to look first: another start by itself would lose mail, or say the same again.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, QueueError::LeftLog { .. } | QueueError::FilesTaken(_))
+    }
 }

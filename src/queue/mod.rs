@@ -13,6 +13,7 @@ pub mod admin;
 mod admin_rows;
 mod content;
 mod contract;
+mod copy_rows;
 mod error;
 mod filter;
 pub mod gauge_rows;

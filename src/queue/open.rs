@@ -24,14 +24,14 @@ pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct WriterHandle {
     ops: Sender<Op>,
-    failed: Receiver<String>,
+    failed: Receiver<QueueError>,
     thread: JoinHandle<Result<(), String>>,
 }
 
 impl WriterHandle {
     /// Says why, when the writer ended before it was told to; the process is to exit with a failure.
     /// Disconnected without a word: it ended as it was told.
-    pub fn failed(&self) -> &Receiver<String> {
+    pub fn failed(&self) -> &Receiver<QueueError> {
         &self.failed
     }
 
@@ -68,7 +68,7 @@ pub(super) fn start(
 }
 
 /// The writer's thread: whatever ends it, everybody hears of it.
-fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<String>) -> Result<(), String> {
+fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<QueueError>) -> Result<(), String> {
     let shared = parts.shared.clone();
     let (running, ended) = bounded(0);
     let (call, seen, ops, patience) =
@@ -88,7 +88,8 @@ fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<String>) -> Result<(
     if let Err(why) = &result {
         log::error!("queue: the writer stops, nothing more is accepted: {why}");
         // Room for one word, and this is the only one.
-        let _ = report.try_send(why.clone());
+        let error = if store.files_were_taken() { QueueError::FilesTaken } else { QueueError::Writer };
+        let _ = report.try_send(error(why.clone()));
     }
     result
 }

@@ -86,7 +86,7 @@ impl Submission {
         users: Box<dyn Directory>,
         ports: Ports,
     ) -> Result<Submission, StartError> {
-        let service = Service::new(settings, users, ports.clock.now())?;
+        let service = Service::new(settings, users, ports.clock.now(), None)?;
         let sockets = Sockets::new(inherited, &settings.listen)?;
         let resources = Arc::new(SessionResources::new(service, ports)?);
         // Before the first login.
@@ -137,7 +137,8 @@ impl Submission {
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
     ) -> Result<(), StartError> {
-        let service = Service::new(settings, users, self.resources.ports.clock.now())?;
+        let before = self.resources.service().certificate.clone();
+        let service = Service::new(settings, users, self.resources.ports.clock.now(), before.as_ref())?;
         self.sockets.all_listed(&settings.listen)?;
         self.listeners().reload(&settings.listen, service, &self.sockets, &self.resources)
     }

@@ -52,6 +52,11 @@ fn verifier(provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, 
 
 fn files(certificate: &Path, key: &Path, hostname: &Domain) -> Result<Vec<Finding>, String> {
     let name = certificate.display();
+    // To open another kind of file could take for ever.
+    let is_other = |path: &&Path| path.metadata().is_ok_and(|found| !found.is_file());
+    if let Some(other) = [certificate, key].into_iter().find(is_other) {
+        return Err(format!("{} is no regular file; tls.certificate and tls.key must be", other.display()));
+    }
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .map_err(|error| format!("{name} cannot be read: {error}; tls.certificate must be PEM"))?;

@@ -13,8 +13,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, Result as Answer};
+use rustix::fs::OFlags;
 
-use crate::queue::admin_rows::Copied;
+use crate::queue::copy_rows::Copied;
 use crate::queue::error::QueueError;
 
 use super::admin::connect;
@@ -151,6 +152,9 @@ pub(super) fn open_copy(path: &Path) -> Result<Connection, QueueError> {
 
 /// A backup in the making. It goes when it does not become one; of a process that was killed it stays, until the next
 /// backup to the same name.
+///
+/// The directory may be somebody else's, and the backup root's. So it is always a file that was made here: what stands
+/// at its name before, a link or a file of another, is not written to, and keeps its rights for itself.
 #[derive(Debug)]
 struct Partial {
     path: PathBuf,
@@ -160,28 +164,42 @@ struct Partial {
 impl Partial {
     fn make(to: &Path) -> Result<Partial, QueueError> {
         let path = beside(to, ".partial");
-        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = made.map_err(|source| file_error(&path, source))?;
         let of_file = |source| file_error(&path, source);
         let busy = || unusable(&path, "is being written by another backup", "wait for that one");
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(busy()),
-            Err(TryLockError::Error(source)) => return Err(of_file(source)),
-        }
-        // Whoever had it may have given it its name meanwhile.
-        let opened = file.metadata().map_err(of_file)?;
-        if path.metadata().ok().map(|found| (found.dev(), found.ino())) != Some((opened.dev(), opened.ino()))
-        {
+        if is_being_written(&path).map_err(of_file)? {
             return Err(busy());
         }
-        file.set_len(0).map_err(of_file)?;
-        Ok(Partial { path, file })
+        for left in [path.clone(), beside(&path, "-journal")] {
+            match std::fs::remove_file(left) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(of_file(error)),
+                _ => {}
+            }
+        }
+        let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(busy()),
+            made => made.map_err(of_file)?,
+        };
+        let partial = Partial { path, file };
+        partial.file.try_lock().map_err(|error| file_error(&partial.path, error.into()))?;
+        partial.is_in_place()?;
+        Ok(partial)
+    }
+
+    /// Whether the file at its name is the one that was made, and not what somebody put there since.
+    fn is_in_place(&self) -> Result<(), QueueError> {
+        let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let made = self.file.metadata().map_err(|source| file_error(&self.path, source))?;
+        if self.path.symlink_metadata().ok().map(identity) == Some(identity(made)) {
+            return Ok(());
+        }
+        let remedy = "write the backup to a directory that only this user may write to";
+        Err(unusable(&self.path, "was exchanged while it was written", remedy))
     }
 
     /// Once it is on the disk. What has come to stand there meanwhile stays.
     fn put_in_place(self, to: &Path, exists: impl Fn() -> QueueError) -> Result<(), QueueError> {
         self.file.sync_all().map_err(|source| file_error(&self.path, source))?;
+        self.is_in_place()?;
         rename_new(&self.path, to).map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => exists(),
             _ => file_error(to, source),
@@ -192,8 +210,29 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Where it has its name by now there is none to remove.
-        let _ = std::fs::remove_file(&self.path);
+        // Where it has its name by now there is none to remove, and what somebody put there is not ours.
+        if self.is_in_place().is_ok() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether another backup of ours has it locked. Nobody else's file is looked at, and no FIFO is waited for.
+fn is_being_written(path: &Path) -> std::io::Result<bool> {
+    let us = rustix::process::geteuid().as_raw();
+    let is_ours = path.symlink_metadata().is_ok_and(|found| found.is_file() && found.uid() == us);
+    if !is_ours {
+        return Ok(false);
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -212,4 +251,66 @@ fn file_error(path: &Path, source: Error) -> QueueError {
         _ => "name a file in a directory that this user may write to",
     };
     QueueError::File { path: path.to_owned(), source, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn queue(path: &Path) {
+        let conn = Connection::open(path).unwrap();
+        migrate::migrate(&conn, path).unwrap();
+    }
+
+    /// Whoever may write to the directory would have root write over any file, read all mail, or wait for ever.
+    #[test]
+    fn what_somebody_put_at_the_name_before_is_never_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to, partial, theirs] =
+            ["from.db", "copy.db", "copy.db.partial", "theirs"].map(|name| directory.path().join(name));
+        queue(&from);
+        type Deed<'a> = (&'static str, &'a dyn Fn());
+        let deeds: [Deed<'_>; 4] = [
+            ("a symbolic link", &|| symlink(&theirs, &partial).unwrap()),
+            ("a hard link", &|| std::fs::hard_link(&theirs, &partial).unwrap()),
+            ("a file that everybody may read", &|| {
+                std::fs::write(&partial, "left").unwrap();
+                std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o666)).unwrap();
+                // Only root may give it away.
+                let _ = std::os::unix::fs::chown(&partial, Some(65_534), Some(65_534));
+            }),
+            ("a FIFO", &|| rustix::fs::mkfifoat(rustix::fs::CWD, &partial, rustix::fs::Mode::RWXU).unwrap()),
+        ];
+        for (what, put) in deeds {
+            std::fs::write(&theirs, "theirs").unwrap();
+            put();
+            back_up(&from, &to).unwrap();
+            let made = to.symlink_metadata().unwrap();
+            assert!(made.is_file() && made.nlink() == 1, "{what}");
+            let us = rustix::process::geteuid().as_raw();
+            assert_eq!((made.mode() & 0o777, made.uid()), (0o600, us), "{what}");
+            assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs", "{what}");
+            assert!(partial.symlink_metadata().is_err(), "{what}");
+            std::fs::remove_file(&to).unwrap();
+        }
+    }
+
+    #[test]
+    fn one_that_is_being_written_is_left_alone_and_so_is_what_took_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from.db", "copy.db"].map(|name| directory.path().join(name));
+        queue(&from);
+        let first = Partial::make(&to).unwrap();
+        let error = back_up(&from, &to).unwrap_err().to_string();
+        assert!(error.contains("is being written by another backup"), "{error}");
+        std::fs::remove_file(&first.path).unwrap();
+        std::fs::write(&first.path, "theirs").unwrap();
+        let path = first.path.clone();
+        let error = first.put_in_place(&to, || unreachable!()).unwrap_err().to_string();
+        assert!(error.contains("was exchanged"), "{error}");
+        assert_eq!(std::fs::read(path).unwrap(), b"theirs");
+        assert!(!to.exists());
+    }
 }

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::queue::error::QueueError;
 
-use super::{in_place, wal};
+use super::{in_place, rescue, wal};
 
 /// Every SQLite database begins so.
 const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
@@ -34,6 +34,8 @@ pub(super) struct Files {
     path: PathBuf,
     opened: RefCell<Option<Opened>>,
     content: Cell<Option<Content>>,
+    /// They are not at their paths any more.
+    taken: Cell<bool>,
 }
 
 /// What SQLite has open.
@@ -70,10 +72,18 @@ impl Files {
     /// # Errors
     /// It cannot be used, another relay has it, or it has a second name.
     pub(super) fn lock(path: &Path) -> Result<Files, QueueError> {
-        let file_error = |source| QueueError::File {
+        let file_error = |source: std::io::Error| QueueError::File {
             path: path.to_owned(),
+            remedy: match source.kind() {
+                ErrorKind::ReadOnlyFilesystem => {
+                    "mount it to be written (mount -o remount,rw); the kernel's log says why it is not"
+                }
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room on its disk, see `df` and `df -i`"
+                }
+                _ => "it and its directory must belong to the user that runs postrider",
+            },
             source,
-            remedy: "it and its directory must belong to the user that runs postrider",
         };
         // The mail in it is nobody else's to read; SQLite gives its other files the same mode.
         let database = OpenOptions::new()
@@ -106,7 +116,8 @@ impl Files {
                 remedy: "`find -samefile` shows it; remove the other name, but first look whether it has a log (-wal)",
             });
         }
-        Ok(Files { database, path: path.to_owned(), opened: RefCell::new(None), content: Cell::new(None) })
+        let (opened, content, taken) = (RefCell::new(None), Cell::new(None), Cell::new(false));
+        Ok(Files { database, path: path.to_owned(), opened, content, taken })
     }
 
     /// Notes what SQLite has open, once it has the log open too.
@@ -136,6 +147,31 @@ impl Files {
     pub(super) fn left_log(&self) -> std::io::Result<Option<PathBuf>> {
         let log = beside(&self.path.canonicalize()?, "-wal");
         Ok(log.metadata().is_ok_and(|log| log.len() > 0).then_some(log))
+    }
+
+    /// How long the database's own file is; 0: there is none yet.
+    pub(super) fn database_bytes(&self) -> std::io::Result<u64> {
+        self.database.metadata().map(|found| found.len())
+    }
+
+    /// A log beside the database that cannot be its own, and how long it is: the file is empty, or a copy that never
+    /// had one. What a first start left that was killed is none: before it there was nothing to be undone.
+    pub(super) fn foreign_log(&self) -> std::io::Result<Option<(PathBuf, u64)>> {
+        if self.database_bytes()? > 0 && !self.has_no_log_by_its_header() {
+            return Ok(None);
+        }
+        let path = self.path.canonicalize()?;
+        let (log, journal) = (beside(&path, "-wal"), beside(&path, "-journal"));
+        let bytes = |log: &Path| log.metadata().map_or(0, |log| log.len());
+        let is_of_another = self.database_bytes()? == 0 && journal_undoes_something(&journal);
+        let found = if bytes(&log) > 0 { Some(log) } else { is_of_another.then_some(journal) };
+        Ok(found.map(|log| (log.clone(), bytes(&log))))
+    }
+
+    /// A file in rollback mode, as `postrider backup` makes it.
+    fn has_no_log_by_its_header(&self) -> bool {
+        let mut versions = [0; 2];
+        self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [1, 1]
     }
 
     /// Puts the log up to `end` on the disk, whatever became of it when the last process wrote it. What is behind that
@@ -206,6 +242,20 @@ impl Files {
         Ok(())
     }
 
+    /// What to say once [`Files::check`] has found that they are others: what of it that is open has no name any more
+    /// is kept under another.
+    pub(super) fn taken(&self) -> String {
+        self.taken.set(true);
+        let opened = self.opened.borrow();
+        let log = opened.as_ref().map(|opened| (&opened.log, opened.files[1].0.as_path()));
+        log.map_or_else(String::new, |log| rescue::rescue((&self.database, &real(&self.path)), log))
+    }
+
+    /// Whether that was so.
+    pub(super) fn were_taken(&self) -> bool {
+        self.taken.get()
+    }
+
     /// Where the log's index is.
     pub(super) fn index(&self) -> PathBuf {
         self.opened.borrow().as_ref().map_or_else(PathBuf::new, |opened| opened.files[2].0.clone())
@@ -253,6 +303,13 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
         Err(Errno::INVAL | Errno::NOSYS) => Err(ErrorKind::AlreadyExists.into()),
         renamed => Ok(renamed?),
     }
+}
+
+/// Whether a rollback journal has pages of a database: its header says how many there were.
+fn journal_undoes_something(journal: &Path) -> bool {
+    let mut pages = [0; 4];
+    let read = File::open(journal).and_then(|journal| journal.read_exact_at(&mut pages, 16));
+    read.is_ok() && pages != [0; 4]
 }
 
 fn begins_with(file: &File, magic: &[u8]) -> bool {

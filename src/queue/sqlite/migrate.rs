@@ -6,6 +6,8 @@ use rusqlite::Connection;
 
 use crate::queue::error::QueueError;
 
+use super::failure::explain;
+
 /// The schema of a new database.
 pub(super) const SCHEMA: &str = include_str!("../../../queue-schema.sql");
 /// Its version.
@@ -23,6 +25,10 @@ pub(super) fn migrate(conn: &Connection, path: &Path) -> Result<(), QueueError> 
         return Ok(());
     }
     check(conn, path, found)?;
+    step(conn, path, found).map_err(|error| explain(path, error))
+}
+
+fn step(conn: &Connection, path: &Path, found: i64) -> rusqlite::Result<()> {
     conn.execute_batch("BEGIN IMMEDIATE")?;
     if found == 0 {
         conn.execute_batch(SCHEMA)?;
@@ -33,8 +39,7 @@ pub(super) fn migrate(conn: &Connection, path: &Path) -> Result<(), QueueError> 
         }
     }
     conn.pragma_update(None, "user_version", VERSION)?;
-    conn.execute_batch("COMMIT")?;
-    Ok(())
+    conn.execute_batch("COMMIT")
 }
 
 /// For those who only look: refuses any version but ours.

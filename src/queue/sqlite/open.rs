@@ -22,7 +22,7 @@ use super::files::{Files, real};
 use super::readers::Readers;
 use super::space::Space;
 use super::store::{OnDisk, SqliteStore};
-use super::{integrity, left_log, migrate, odd};
+use super::{integrity, left_log, migrate, odd, rescue};
 
 /// SQLite before this has a race that can corrupt a database in WAL mode.
 const SQLITE_OLDEST: i32 = 3_051_003;
@@ -62,9 +62,10 @@ impl Database {
         }
         make_directory_of(given)?;
         Space::before_opening(&real(given));
-        let files = Files::lock(given)?;
+        let files = lock_with_its_log(given)?;
         let path = real(given);
         let path = path.as_path();
+        let is_new = files.database_bytes().map_err(|source| disk_error(path, source))? == 0;
         files.sync_directory()?;
         let left = files.left_log().map_err(|source| disk_error(path, source))?;
         left.iter().for_each(|log| left_log::look(log));
@@ -77,6 +78,10 @@ impl Database {
             ));
         }
         migrate::migrate(&conn, path)?;
+        if is_new {
+            log::warn!("queue: there was no queue at {}: a new one was made, and is empty", path.display());
+        }
+        rescue::tell(path);
         files.note_opened()?;
         files.sync_directory()?;
         let keeper = open_keeper(path)?;
@@ -122,6 +127,10 @@ impl OpenStore for Database {
         self.last_id
     }
 
+    fn files_were_taken(&self) -> bool {
+        self.files.were_taken()
+    }
+
     fn last_time(&self) -> Option<i64> {
         self.last_time
     }
@@ -132,6 +141,23 @@ impl OpenStore for Database {
         let store = SqliteStore::new(&self.conn, Some(disk), space, readers, self.history);
         Ok(Box::new(store.map_err(|error| of_transaction(of_operation(0, &error)))?))
     }
+}
+
+/// Locks the database, unless a log stands beside it that is another's: SQLite would write it into this one. So it is
+/// where the database was moved away from its log, and where a copy of it was put beside the log.
+fn lock_with_its_log(given: &Path) -> Result<Files, QueueError> {
+    let was_there = given.metadata().is_ok();
+    let files = Files::lock(given)?;
+    let path = real(given);
+    let checked = files.foreign_log().map_err(|source| disk_error(&path, source));
+    let Some((log, bytes)) = checked? else { return Ok(files) };
+    let why = match was_there {
+        // It was made by the lock a moment ago.
+        false => std::fs::remove_file(&path).map(|()| "is not there").unwrap_or("is empty"),
+        true if files.database_bytes().is_ok_and(|bytes| bytes == 0) => "is empty",
+        true => "is a copy, made without a log",
+    };
+    Err(QueueError::LeftLog { path, why, log, bytes })
 }
 
 /// The directory of the database, made where it is missing.

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::queue::admin_rows::Recovered;
+use crate::queue::copy_rows::Recovered;
 use crate::queue::error::QueueError;
 use crate::queue::shared::now_us;
 
@@ -367,7 +367,8 @@ mod tests {
                 _ => |fresh| fresh.pragma_update(None, "max_page_count", 150),
             };
             let error = recover_into(&path, true, prepare).unwrap_err().to_string();
-            assert!(error.contains("full"), "{pages}: {error}");
+            let said = "queue.db.recovered: cannot grow: the disk is full (make room";
+            assert!(error.contains(said), "{pages}: {error}");
             let names = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
             assert_eq!(names.collect::<Vec<_>>(), ["queue.db"], "{pages}");
             assert!(std::fs::read(&path).unwrap() == before, "{pages}");

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 
-use crate::queue::admin_rows::{HowToRestore, Restored};
+use crate::queue::copy_rows::{HowToRestore, Restored};
 use crate::queue::error::QueueError;
 use crate::queue::shared::now_us;
 
 use super::backup::{bytes_of, copy, open_copy, read_through};
 use super::failure::{explain, is_full};
-use super::files::{Files, beside, real};
+use super::files::{Files, beside, in_use_by, real};
 use super::in_place::{REPLACED, put_in_place};
 use super::recover::{create_as, file_error, remove_old};
-use super::{migrate, open, space, suspensions};
+use super::{foreign, migrate, open, space, suspensions};
 
 /// What all of it begins with that was restored and is held.
 const HELD: &str = "held: restored from a backup, may have been sent since";
@@ -34,7 +34,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
         return Err(unusable(&path, "is the queue itself", "name a backup of it"));
     }
     // Nothing is touched before it is known to be good.
-    refuse_log_beside(&from)?;
+    refuse_queue(&from)?;
     let mut copied = read_through(&from)?;
     let mut backup = open_copy(&from)?;
     open::make_directory_of(&path)?;
@@ -57,7 +57,7 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
         // Made by the lock a moment ago.
         let _ = std::fs::remove_file(&path);
     }
-    let (pending_reports, suspensions) = filled?;
+    let ((pending_reports, suspensions), left_out) = filled?;
     let fresh = beside(&path, SUFFIX);
     let kept = match is_new {
         true => std::fs::rename(&fresh, &path).map(|()| None).map_err(|source| file_error(&path, source))?,
@@ -65,16 +65,32 @@ pub(in crate::queue) fn restore(path: &Path, from: &Path, how: HowToRestore) -> 
     };
     files.sync_directory()?;
     copied.held = if how.as_it_was { copied.held } else { copied.recipients };
-    Ok(Restored { copied, pending_reports, suspensions, as_it_was: how.as_it_was, kept })
+    Ok(Restored { copied, pending_reports, suspensions, as_it_was: how.as_it_was, left_out, kept })
+}
+
+/// A backup is one file. What has a log is a queue, and some of its mail is in the log: nobody is to move that away.
+fn refuse_queue(from: &Path) -> Result<(), QueueError> {
+    if let Some(pid) = in_use_by(from) {
+        let why = format!("is the queue of a relay that runs (pid {pid}), and no backup");
+        return Err(unusable(from, &why, "`postrider backup` makes one of it while it runs"));
+    }
+    let Some(log) = log_beside(from) else { return Ok(()) };
+    let why = format!("is a queue with its log ({}), and no backup: mail is in both", log.display());
+    let remedy = "leave both as they are; POSTRIDER_QUEUE_PATH=THAT-QUEUE postrider backup FILE makes a backup of \
+                  them, to be restored";
+    Err(unusable(from, &why, remedy))
+}
+
+fn log_beside(path: &Path) -> Option<PathBuf> {
+    let is_log = |log: &PathBuf| log.metadata().is_ok_and(|file| file.len() > 0);
+    ["-wal", "-journal"].map(|suffix| beside(path, suffix)).into_iter().find(is_log)
 }
 
 /// What an unfinished transaction or a lost database left would be written into the file that takes its place.
 fn refuse_log_beside(path: &Path) -> Result<(), QueueError> {
-    let is_log = |log: &PathBuf| log.metadata().is_ok_and(|file| file.len() > 0);
-    match ["-wal", "-journal"].map(|suffix| beside(path, suffix)).into_iter().find(is_log) {
-        Some(log) => Err(unusable(&log, "is left of another database", "move it away")),
-        None => Ok(()),
-    }
+    let Some(log) = log_beside(path) else { return Ok(()) };
+    let why = "is left of a database that is not there any more, and has mail that was acknowledged";
+    Err(unusable(&log, why, "put that one back if it can be found; else move the log away"))
 }
 
 /// Of the database until it is whole.
@@ -104,7 +120,7 @@ fn fill<T>(
     path: &Path,
     owner: &std::fs::Metadata,
     prepare: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> Result<T, QueueError> {
+) -> Result<(T, Vec<String>), QueueError> {
     let (bytes, _) = bytes_of(backup)?;
     let no_room = || {
         let why = format!("finds no room for a copy of {} MiB beside it", bytes.div_ceil(1 << 20));
@@ -122,8 +138,10 @@ fn fill<T>(
         copy(backup, &fresh_path, &file)
             .map_err(|error| if is_full(&error) { no_room() } else { explain(&fresh_path, error) })?;
         let fresh = Connection::open(&fresh_path)?;
+        fresh.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF")?;
         migrate::migrate(&fresh, &fresh_path)?;
-        let prepared = prepare(&fresh).map_err(|error| explain(&fresh_path, error))?;
+        let changed = foreign::leave_out(&fresh).and_then(|left_out| Ok((prepare(&fresh)?, left_out)));
+        let prepared = changed.map_err(|error| explain(&fresh_path, error))?;
         drop(fresh);
         file.sync_all().map_err(of_file)?;
         read_through(&fresh_path)?;
@@ -211,11 +229,18 @@ mod tests {
         queue(&from, 1);
         back_up(&from, &copy).unwrap();
         let how = HowToRestore { replace: true, as_it_was: false };
-        for (log, file) in [("to.db-wal", &to), ("to.db-journal", &to), ("copy.db-wal", &copy)] {
+        let not_ours = "put that one back if it can be found";
+        let its_own = "leave both as they are; POSTRIDER_QUEUE_PATH=";
+        for (log, said) in [
+            ("to.db-wal", not_ours),
+            ("to.db-journal", not_ours),
+            ("copy.db-wal", its_own),
+            ("copy.db-journal", its_own),
+        ] {
             let log = directory.path().join(log);
             std::fs::write(&log, b"a log").unwrap();
             let error = restore(&to, &copy, how).unwrap_err().to_string();
-            assert!(error.contains(&log.display().to_string()), "{}: {error}", file.display());
+            assert!(error.contains(&log.display().to_string()) && error.contains(said), "{error}");
             assert!(!to.exists(), "{error}");
             std::fs::remove_file(&log).unwrap();
         }
@@ -246,5 +271,43 @@ mod tests {
                               (SELECT count(*) FROM tls_reports WHERE state = 'planned')";
         let counted: (i64, i64) = conn.query_row(counted, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(counted, (1, 0));
+    }
+    /// Its log belongs to it, and a relay may write there at this moment.
+    #[test]
+    fn the_queue_of_a_relay_that_runs_is_no_backup() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from.db", "to.db"].map(|name| directory.path().join(name));
+        queue(&from, 1);
+        let _relay = Files::lock(&from).unwrap();
+        let how = HowToRestore { replace: false, as_it_was: false };
+        let error = restore(&to, &from, how).unwrap_err().to_string();
+        assert!(error.contains(&format!("relay that runs (pid {})", std::process::id())), "{error}");
+        assert!(error.contains("`postrider backup`"), "{error}");
+    }
+
+    /// A trigger would change the mail of whoever restores it; so would a view lie that stands for one of ours.
+    #[test]
+    fn triggers_and_views_of_others_are_left_out_and_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, copy, to] = ["from.db", "copy.db", "to.db"].map(|name| directory.path().join(name));
+        queue(&from, 1);
+        let objects = |path: &Path| -> i64 {
+            let conn = Connection::open(path).unwrap();
+            let sql = "SELECT count(*) FROM sqlite_schema WHERE type IN ('trigger', 'view')";
+            conn.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        let before = objects(&from);
+        let conn = Connection::open(&from).unwrap();
+        conn.execute_batch(
+            "CREATE TRIGGER \"a\"\"b\" AFTER INSERT ON meta BEGIN SELECT raise(ABORT, 'it ran'); END;
+             CREATE TRIGGER robs AFTER INSERT ON messages BEGIN UPDATE messages SET sender = 'ceo@bank.test'; END;
+             DROP VIEW stuck; CREATE VIEW stuck AS SELECT 1 AS lies; CREATE VIEW mine AS SELECT 1",
+        )
+        .unwrap();
+        drop(conn);
+        back_up(&from, &copy).unwrap();
+        let restored = restore(&to, &copy, HowToRestore { replace: false, as_it_was: false }).unwrap();
+        assert_eq!(restored.left_out, ["trigger a\"b", "trigger robs", "view mine", "view stuck"]);
+        assert_eq!(objects(&to), before);
     }
 }

@@ -43,6 +43,10 @@ fn look(certificate: &Certificate, now: i64) {
                 end(certificate.ends_at())
             );
         }
+        Look::Worse(fault) => log::error!(
+            "certificate: {name} was changed, and what is there now {fault}; the one of before stays in use while it \
+             holds; put the right one there"
+        ),
         Look::Broken(error) => {
             log::warn!(
                 "certificate: {error}; that was changed a minute ago, and the one of before stays in use"

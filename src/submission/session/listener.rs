@@ -6,11 +6,11 @@
 use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
 
@@ -30,6 +30,9 @@ use crate::submission::wire::connection::{Times, Wire};
 /// What accepting waits where the system is out of descriptors, or of something else.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether its socket is still in the file system.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
 /// So many times `[limits] login_timeout` a client has in all until it has logged in.
 const LOGIN_STEPS: u32 = 4;
 
@@ -38,7 +41,7 @@ pub(in crate::submission) struct Listener {
     bound: Bound,
     local: ListenAddress,
     /// Of a socket in the file system; goes with the listener.
-    _file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
     shared: Arc<ListenerShared>,
     /// Dropped, the thread ends.
     running: PipeWriter,
@@ -51,6 +54,8 @@ struct ListenerShared {
     settings: CurrentSettings,
     /// At its end it accepts what waits.
     takes_the_last: AtomicBool,
+    /// Looked at now and then, where it is still the listener's.
+    file: Weak<SocketFile>,
     /// Ends with the listener.
     running: PipeReader,
 }
@@ -76,18 +81,26 @@ impl Listener {
         socket.set_nonblocking(true).map_err(failed)?;
         let (reader, running) = io::pipe().map_err(failed)?;
         let takes_the_last = AtomicBool::new(false);
-        let shared = Arc::new(ListenerShared { socket, settings, takes_the_last, running: reader });
+        let file = file.map(Arc::new);
+        let weak = file.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        let shared = ListenerShared { socket, settings, takes_the_last, file: weak, running: reader };
+        let shared = Arc::new(shared);
         let (thread_shared, thread_resources) = (Arc::clone(&shared), Arc::clone(resources));
         let thread = thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || thread_shared.accept_all(&thread_resources))
             .map_err(failed)?;
-        Ok(Listener { bound, local, _file: file, shared, running, thread })
+        Ok(Listener { bound, local, file, shared, running, thread })
     }
 
     /// Its socket, as the settings have it.
     pub(super) fn bound(&self) -> &Bound {
         &self.bound
+    }
+
+    /// Whether clients find it: the file of its socket was not removed.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| file.is_in_place())
     }
 
     /// As the system has it.
@@ -127,7 +140,12 @@ impl Listener {
 
 impl ListenerShared {
     fn accept_all(&self, resources: &Arc<SessionResources>) {
+        let mut looked_at = Instant::now();
         while self.wait() {
+            if looked_at.elapsed() >= LOOK_EVERY {
+                looked_at = Instant::now();
+                self.look_at_file();
+            }
             match self.socket.accept() {
                 Ok((socket, address)) => self.admit(socket, &address, resources),
                 // It went away meanwhile.
@@ -165,11 +183,22 @@ impl ListenerShared {
         }
     }
 
+    /// Nobody can connect where somebody removed it, and nothing else shows that.
+    fn look_at_file(&self) {
+        if let Some(file) = self.file.upgrade().filter(|file| !file.is_in_place()) {
+            log::error!(
+                "the socket {} was removed or exchanged, and nobody can connect there; a reload makes it again",
+                file.path().display()
+            );
+        }
+    }
+
     /// Waits for a connection; false: the listener ends.
     fn wait(&self) -> bool {
         let mut watched =
             [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.running, PollFlags::IN)];
-        match poll(&mut watched, None) {
+        let until = Timespec::try_from(LOOK_EVERY).ok();
+        match poll(&mut watched, until.as_ref()) {
             Ok(_) | Err(Errno::INTR) => watched[1].revents().is_empty(),
             Err(error) => {
                 log::error!("waiting for connections: {error}");

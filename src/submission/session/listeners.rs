@@ -1,10 +1,10 @@
 //! All listeners, and what a reload makes of them: afterwards they are those that a start with the new settings would
 //! have, or nothing has changed.
 //!
-//! A listener stays where the new settings want the same socket. `[::]` with `0.0.0.0` beside it is another socket than
-//! `[::]` alone (`sockets.rs`), and an address may be in use by a listener that the new settings no longer have: such
-//! listeners are closed before the others are opened, and opened again should that fail. Connections that wait are
-//! taken before, and new ones are refused for that moment.
+//! A listener stays where the new settings want the same socket, and its file was not removed. `[::]` with `0.0.0.0`
+//! beside it is another socket than `[::]` alone (`sockets.rs`), and an address may be in use by a listener that the
+//! new settings no longer have: such listeners are closed before the others are opened, and opened again should that
+//! fail. Connections that wait are taken before, and new ones are refused for that moment.
 //!
 //! A socket that systemd opened is never closed from here: connections would wait in it for an answer that never
 //! comes. Settings without it are refused (`Sockets::all_listed`).
@@ -64,7 +64,9 @@ impl Listeners {
             std::mem::take(&mut self.0).into_iter().enumerate().collect();
         let mut take = |one: &ListenSettings| {
             let wanted = sockets.wanted(one, listen);
-            let at = leaving.iter().position(|(_, listener)| *listener.bound() == wanted)?;
+            let at = leaving
+                .iter()
+                .position(|(_, listener)| *listener.bound() == wanted && listener.is_in_place())?;
             Some(leaving.remove(at))
         };
         let kept: Vec<Option<(usize, Listener)>> = listen.iter().map(&mut take).collect();

@@ -100,7 +100,8 @@ pub(in crate::submission) struct Ports {
 }
 
 impl Service {
-    /// At `now`, in Unix seconds.
+    /// At `now`, in Unix seconds. `before` is the certificate in use, which goes on where the settings want the same
+    /// files.
     ///
     /// # Errors
     /// The certificate cannot be used, or there is none for a listener that wants TLS.
@@ -108,8 +109,12 @@ impl Service {
         settings: &SubmissionSettings,
         users: Box<dyn Directory>,
         now: i64,
+        before: Option<&Arc<Certificate>>,
     ) -> Result<Service, StartError> {
-        let open = |files| Certificate::open(files, &settings.hostname, now).map(Arc::new);
+        let open = |files| match before.filter(|before| before.is_of(files, &settings.hostname)) {
+            Some(before) => before.read_again(now).map(|()| Arc::clone(before)),
+            None => Certificate::open(files, &settings.hostname, now).map(Arc::new),
+        };
         let certificate = settings.tls.as_ref().map(open).transpose()?;
         let tls = certificate.clone().map(|certificate| tls::server_config(certificate));
         let tls = tls.transpose().map_err(TlsError::Config)?;

@@ -3,10 +3,12 @@
 //! A socket that was left there by a process that is gone is replaced; one where somebody listens never is, and
 //! neither is a file that is no socket. Rights and group are set before it listens, so nobody connects by others.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Group;
 use socket2::{Domain as Family, SockAddr, Socket, Type};
@@ -15,6 +17,10 @@ use crate::config::SocketAccess;
 use crate::mail::Peer;
 
 use super::sockets::BACKLOG;
+
+/// Whoever makes a socket has done so long before that.
+const TURN_MAX: Duration = Duration::from_secs(2);
+const TURN_LOOK: Duration = Duration::from_millis(5);
 
 /// The file of a socket. Dropped, it is removed, unless another one stands there by then.
 #[derive(Debug)]
@@ -27,6 +33,18 @@ pub(crate) struct SocketFile {
 impl SocketFile {
     fn of(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it still stands at its path, where clients look for it. What cannot be looked at is there.
+    pub(super) fn is_in_place(&self) -> bool {
+        match identity(&self.path) {
+            Ok(now) => now == self.identity,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -49,6 +67,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// See [`remedy`]. The path is what it was then.
 pub(crate) fn open(path: &Path, access: &SocketAccess) -> io::Result<(Socket, SocketFile)> {
     let group = access.group.as_deref().map(group_id).transpose()?;
+    let _turn = turn(path);
     make_way(path)?;
     let socket = Socket::new(Family::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -60,6 +79,21 @@ pub(crate) fn open(path: &Path, access: &SocketAccess) -> io::Result<(Socket, So
     // Only now: until then connect(2) is refused, whatever the rights.
     socket.listen(BACKLOG)?;
     Ok((socket, file))
+}
+
+/// One relay at a time makes or removes sockets in a directory: until it listens, another one would take the socket for
+/// one that was left there. Who may not open the directory, or waits too long, goes on without.
+fn turn(path: &Path) -> Option<File> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = File::open(directory).ok()?;
+    let until = Instant::now() + TURN_MAX;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Some(directory),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(TURN_LOOK),
+            Err(_) => return None,
+        }
+    }
 }
 
 fn group_id(name: &str) -> io::Result<u32> {
@@ -83,14 +117,24 @@ fn make_way(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(anothers(path)),
         Err(error) => Err(error),
     }
+}
+
+/// Left by a run as root, mostly. Whether its owner still listens nobody else can know.
+fn anothers(path: &Path) -> io::Error {
+    let owner = fs::symlink_metadata(path).map_or(0, |found| found.uid());
+    let why = format!(
+        "a socket of user {owner} stands there; where nothing of that user's listens, remove it (rm)"
+    );
+    io::Error::new(io::ErrorKind::AddrInUse, why)
 }
 
 /// What to do where a socket cannot be made.
 pub(crate) fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
-        io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another path",
+        io::ErrorKind::AddrInUse => "where another program listens there, stop it, or choose another path",
         io::ErrorKind::AlreadyExists => "what is there is no socket: remove it, or choose another path",
         io::ErrorKind::NotFound => {
             "make its directory (RuntimeDirectory=postrider of the service makes /run/postrider)"
@@ -156,6 +200,37 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert_eq!(kind(), Err(io::ErrorKind::AlreadyExists));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    /// Between bind(2) and listen(2) a socket looks like one that was left there.
+    #[test]
+    fn while_one_makes_its_socket_another_one_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        let first = turn(&path).unwrap();
+        let bound = Socket::new(Family::UNIX, Type::STREAM, None).unwrap();
+        bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        let before = identity(&path).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| open(&path, &access(0o600)).map(drop).map_err(|error| error.kind()));
+            thread::sleep(Duration::from_millis(100));
+            bound.listen(1).unwrap();
+            drop(first);
+            assert_eq!(second.join().unwrap(), Err(io::ErrorKind::AddrInUse));
+        });
+        assert_eq!(identity(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_socket_that_was_removed_or_exchanged_is_not_in_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("submit.sock");
+        let (_socket, file) = open(&path, &access(0o600)).unwrap();
+        assert!(file.is_in_place());
+        fs::remove_file(&path).unwrap();
+        assert!(!file.is_in_place());
+        fs::write(&path, "another").unwrap();
+        assert!(!file.is_in_place());
     }
 
     #[test]

@@ -447,7 +447,7 @@ fn a_certificate_that_cannot_be_used_is_454_and_the_session_goes_on() {
     let tls = room.submission.resources.service().tls.clone().unwrap();
     let mut broken = ServerConfig::clone(&tls);
     broken.max_fragment_size = Some(1);
-    let service = Service::new(&room.settings, Box::new(verify), 0).unwrap();
+    let service = Service::new(&room.settings, Box::new(verify), 0, None).unwrap();
     let service = Service { tls: Some(Arc::new(broken)), ..service };
     room.submission.resources.set_service(Arc::new(service));
     let mut player = room.greeted();

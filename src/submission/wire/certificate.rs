@@ -2,17 +2,19 @@
 //!
 //! Whoever renews a certificate replaces two files, one after the other, in place or by symbolic links (certbot). So a
 //! new pair is taken once both files stood still from one look to the next, can be read and fit together. Until then
-//! the pair in use stays: a handshake gets the one or the other, and never half of one.
+//! the pair in use stays: a handshake gets the one or the other, and never half of one. And it stays while it holds and
+//! the new one does not: a renewal that went wrong (the file of another host, an old backup) is told, and costs no
+//! client.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, RootCertStore};
 
@@ -31,6 +33,8 @@ const AFTER_ALL_TIME: Duration = Duration::from_secs(1 << 40);
 /// What handshakes use.
 pub struct Certificate {
     files: Files,
+    /// What clients that verify ask for; none where the hostname is no name for TLS.
+    server: Option<ServerName<'static>>,
     in_use: RwLock<Arc<CertifiedKey>>,
     watched: Mutex<Watched>,
 }
@@ -53,6 +57,8 @@ struct Watched {
     /// Unix seconds.
     broken_since: Option<i64>,
     broken_told: bool,
+    /// Of what stands in the files now.
+    worse_told: bool,
     /// When the end was told last, in Unix seconds.
     end_told_at: Option<i64>,
 }
@@ -66,6 +72,8 @@ pub enum Look {
     Replaced,
     /// For a minute they could not be used; said once.
     Broken(TlsError),
+    /// There is another pair, and the one in use is better; what is wrong with it, said once.
+    Worse(String),
 }
 
 impl Certificate {
@@ -79,25 +87,51 @@ impl Certificate {
         now: i64,
     ) -> Result<Certificate, TlsError> {
         let (certificate, key) = tls::files(settings, hostname)?;
-        Certificate::read(&certificate, &key, now)
+        Certificate::read(&certificate, &key, hostname, now)
+    }
+
+    /// Whether it is the one that these settings want.
+    pub fn is_of(&self, settings: &CertificateSettings, hostname: &Domain) -> bool {
+        let wanted = tls::files(settings, hostname);
+        wanted.is_ok_and(|(certificate, key)| {
+            (&self.files.certificate, &self.files.key) == (&certificate, &key)
+        }) && self.server == server_name(hostname)
+    }
+
+    /// Takes at once what is in the files now, unless it is worse, for whoever reloads.
+    ///
+    /// # Errors
+    /// It cannot be used; the one in use stays.
+    pub fn read_again(&self, now: i64) -> Result<(), TlsError> {
+        let found = self.files.found();
+        let pair = self.files.pair(&found)?;
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if found != watched.loaded && self.fault_of(&pair, now).is_none() {
+            watched.mended();
+            (watched.loaded, watched.end_told_at) = (found, Some(now));
+            *self.write() = pair;
+        }
+        Ok(())
     }
 
     /// Reads a pair.
     ///
     /// # Errors
     /// Names the file and the remedy.
-    pub fn read(certificate: &Path, key: &Path, now: i64) -> Result<Certificate, TlsError> {
+    fn read(certificate: &Path, key: &Path, hostname: &Domain, now: i64) -> Result<Certificate, TlsError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
         let found = files.found();
         let in_use = files.pair(&found)?;
         Ok(Certificate {
             files,
+            server: server_name(hostname),
             in_use: RwLock::new(in_use),
             watched: Mutex::new(Watched {
                 loaded: found.clone(),
                 seen: found,
                 broken_since: None,
                 broken_told: false,
+                worse_told: false,
                 // Whoever starts with it looks at it then.
                 end_told_at: Some(now),
             }),
@@ -116,10 +150,15 @@ impl Certificate {
         }
         let since = *watched.broken_since.get_or_insert(now);
         if !stood_still {
+            watched.worse_told = false;
             return Look::Same;
         }
         match self.files.pair(&found) {
             Ok(pair) => {
+                if let Some(fault) = self.fault_of(&pair, now) {
+                    let was_told = std::mem::replace(&mut watched.worse_told, true);
+                    return if was_told { Look::Same } else { Look::Worse(fault) };
+                }
                 watched.loaded = found;
                 watched.mended();
                 let before = std::mem::replace(&mut *self.write(), Arc::clone(&pair));
@@ -158,6 +197,17 @@ impl Certificate {
         self.files.certificate.display()
     }
 
+    /// What a client would find wrong with a pair, and not with the one in use.
+    fn fault_of(&self, pair: &CertifiedKey, now: i64) -> Option<String> {
+        let in_use = self.in_use();
+        let (before, new) = (in_use.cert.first()?, pair.cert.first()?);
+        if let (None, Some(why)) = (fault_of_dates(before, now), fault_of_dates(new, now)) {
+            return Some(why.to_owned());
+        }
+        let server = self.server.as_ref()?;
+        (is_for(before, server) && !is_for(new, server)).then(|| format!("is not for {}", server.to_str()))
+    }
+
     fn in_use(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.in_use.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -171,6 +221,7 @@ impl Watched {
     fn mended(&mut self) {
         self.broken_since = None;
         self.broken_told = false;
+        self.worse_told = false;
     }
 }
 
@@ -189,7 +240,8 @@ impl ResolvesServerCert for Certificate {
 
 impl Files {
     fn found(&self) -> Found {
-        [&self.certificate, &self.key].map(|file| guarded::read(file).map_err(|error| error.to_string()))
+        [&self.certificate, &self.key]
+            .map(|file| guarded::read_small(file).map_err(|error| error.to_string()))
     }
 
     /// The pair, which fits together.
@@ -205,15 +257,42 @@ impl Files {
 /// Until when a certificate holds, in Unix seconds. A verifier looks at the dates first, so one that asks after all
 /// time is told.
 pub fn ends_at(leaf: &CertificateDer<'_>) -> Option<i64> {
+    match judged_at(leaf, AFTER_ALL_TIME)? {
+        CertificateError::ExpiredContext { not_after, .. } => i64::try_from(not_after.as_secs()).ok(),
+        _ => None,
+    }
+}
+
+/// What a verifier that trusts nobody says of it first.
+fn judged_at(leaf: &CertificateDer<'_>, at: Duration) -> Option<CertificateError> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
     let any_name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
-    match verifier.verify_server_cert(leaf, &[], &any_name, &[], UnixTime::since_unix_epoch(AFTER_ALL_TIME)) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            i64::try_from(not_after.as_secs()).ok()
+    match verifier.verify_server_cert(leaf, &[], &any_name, &[], UnixTime::since_unix_epoch(at)) {
+        Err(Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
+    }
+}
+
+fn fault_of_dates(leaf: &CertificateDer<'_>, now: i64) -> Option<&'static str> {
+    match judged_at(leaf, Duration::from_secs(u64::try_from(now).unwrap_or(0)))? {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some("has expired"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            Some("is not valid yet")
         }
         _ => None,
+    }
+}
+
+fn is_for(leaf: &CertificateDer<'_>, server: &ServerName<'_>) -> bool {
+    ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, server).is_ok())
+}
+
+fn server_name(hostname: &Domain) -> Option<ServerName<'static>> {
+    match hostname.ip() {
+        Some(ip) => Some(ServerName::from(ip)),
+        None => ServerName::try_from(hostname.as_str().to_owned()).ok(),
     }
 }
 

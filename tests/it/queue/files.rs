@@ -37,11 +37,47 @@ fn a_queue_that_is_removed_ends_the_relay_before_it_acknowledges_more() {
         None
     });
     assert!(acknowledged - removed < NOTICED_WITHIN, "{:?}", acknowledged - removed);
-    assert_eq!(relay.wait_for_exit(SOON).code(), Some(1));
+    // By which systemd does not start it again.
+    assert_eq!(relay.wait_for_exit(SOON).code(), Some(2));
     let [line] = &relay.logged(&["ERROR", "queue.db is gone"])[..] else {
         panic!("one line: {}", relay.log())
     };
     assert!(line.contains("the database that was in use is removed"), "{line}");
+}
+
+/// What systemd would make of a queue that a restore script moved away: an empty one, that takes in the log.
+#[test]
+fn a_start_beside_the_log_of_a_lost_queue_is_refused() {
+    let world = World::new();
+    let mut relay = world.relay(Config::new());
+    assert_eq!(relay.logged(&["WARN", "a new one was made, and is empty"]).len(), 1);
+    let id = relay.submit(SENDER, &["you@a.test"], &mail("in the log"));
+    relay.kill();
+    std::fs::rename(relay.path("queue.db"), relay.path("moved.db")).unwrap();
+    for _ in 0..2 {
+        relay.spawn();
+        assert_eq!(relay.wait_for_exit(SOON).code(), Some(2), "{}", relay.log());
+        assert!(!relay.path("queue.db").exists());
+    }
+    assert_eq!(relay.logged(&["queue.db is not there, but its log", "put the database back"]).len(), 2);
+    std::fs::rename(relay.path("moved.db"), relay.path("queue.db")).unwrap();
+    relay.start_again();
+    assert_eq!(relay.db().number("SELECT count(*) FROM messages WHERE queue_id = ?1", [&id]), 1);
+    assert_eq!(relay.logged(&["a new one was made"]).len(), 1);
+}
+
+/// Who reads of an unclean end looks for damage.
+#[test]
+fn a_start_that_fails_for_an_address_leaves_no_unclean_end() {
+    let world = World::new();
+    let mut relay = Relay::prepare(world.configured(Config::new()));
+    let taken = std::net::TcpListener::bind(relay.implicit).unwrap();
+    relay.spawn();
+    assert_eq!(relay.wait_for_exit(SOON).code(), Some(1), "{}", relay.log());
+    assert_eq!(relay.path("queue.db-wal").metadata().map_or(0, |log| log.len()), 0);
+    drop(taken);
+    relay.start_again();
+    assert_eq!(relay.logged(&["unclean end"]), [""; 0]);
 }
 
 /// Puts strace on a relay that runs, with this injection.

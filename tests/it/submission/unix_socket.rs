@@ -110,6 +110,24 @@ fn what_a_killed_relay_left_is_replaced_and_one_in_use_never() {
     assert!(!path.exists() && folder.path().exists());
 }
 
+/// A clean-up of /run takes the file, and everything else goes on.
+#[test]
+fn a_socket_that_was_removed_is_made_again_by_a_reload() {
+    let world = World::new();
+    let (_folder, path, config) = with_socket(Config::new());
+    let mut relay = Relay::prepare(world.configured(config));
+    std::fs::remove_file(relay.path("users")).unwrap_or_default();
+    relay.start_again();
+    // With nobody's senders on record.
+    assert_eq!(relay.logged(&["WARN", "users: ", "does not exist", "may send as anybody"]).len(), 1);
+    std::fs::remove_file(&path).unwrap();
+    relay.signal("HUP");
+    wait_for("the socket to be there again", SOON, || UnixStream::connect(&path).ok());
+    assert!(send(&path, "me@app.test").starts_with("250 "));
+    relay.stop();
+    assert!(!path.exists());
+}
+
 /// systemd hands it over, and keeps it while the relay restarts.
 #[test]
 fn a_socket_of_systemd_in_the_file_system_is_taken_over() {

@@ -4,7 +4,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, Result, Statement, params_from_iter};
 
-use crate::queue::admin_rows::RecoveredTable;
+use crate::queue::copy_rows::RecoveredTable;
 
 /// A table, the column along which it is read, and where else its keys (or numbers near them) can be read.
 pub(super) type Table = (&'static str, &'static str, &'static [&'static str]);

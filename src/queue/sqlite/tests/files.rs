@@ -78,9 +78,10 @@ fn nothing_is_acknowledged_once_the_files_are_others() {
         act(bench.directory.path());
         let answer = bench.queue.accept(bench.message(&["after@example.com"], b"x\r\n"));
         assert_eq!(answer, Err(AcceptError::Failed), "{deed}");
-        let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+        let error = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+        let why = error.to_string();
         assert!(why.contains(said), "{deed}: {why}");
-        assert!(why.contains("start again"), "{deed}: {why}");
+        assert!(error.needs_a_person() && why.contains("start again"), "{deed}: {why}");
         assert!(bench.writer.stop().is_err(), "{deed}");
     }
 }
@@ -94,7 +95,7 @@ fn an_idle_relay_notices_within_a_second_and_leaves_what_is_there_now_alone() {
                 let (_outer, bench) = bench();
                 act(bench.directory.path());
                 let since = Instant::now();
-                let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+                let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap().to_string();
                 assert!(since.elapsed() < Duration::from_secs(1), "{deed}: {:?}", since.elapsed());
                 assert!(why.contains(said), "{deed}: {why}");
                 // The log of a database that took our place is not ours to delete.
@@ -107,6 +108,92 @@ fn an_idle_relay_notices_within_a_second_and_leaves_what_is_there_now_alone() {
             });
         }
     });
+}
+
+/// A database in whose place there is none, an empty one, or a copy that never had a log: SQLite would write the log
+/// into whatever is there, and the mail in it would be gone. `before` is what the relay that was killed had accepted.
+#[test]
+fn a_log_is_never_taken_into_another_database() {
+    let before = 2;
+    let killed = || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let database = Database::open(&settings(path.clone())).unwrap();
+        for id in 1..=before {
+            let sql = "INSERT INTO content VALUES (?1, 0, x'00')";
+            database.conn.execute(sql, [id]).unwrap();
+        }
+        drop(database);
+        assert!(fs::metadata(directory.path().join("queue.db-wal")).unwrap().len() > 0);
+        (directory, path)
+    };
+    let copy: fn(&Path) = |d| {
+        let conn = Connection::open(d.join("copy.db")).unwrap();
+        conn.execute_batch(crate::queue::sqlite::migrate::SCHEMA).unwrap();
+        drop(conn);
+        fs::rename(d.join("copy.db"), d.join("queue.db")).unwrap();
+    };
+    let deeds: [Deed; 3] = [
+        ("mv", |_| (), "is not there"),
+        ("mv, touch", |d| drop(fs::File::create(d.join("queue.db")).unwrap()), "is empty"),
+        ("mv, cp", copy, "is a copy, made without a log"),
+    ];
+    for (_, act, said) in deeds {
+        let (directory, path) = killed();
+        fs::rename(&path, directory.path().join("moved.db")).unwrap();
+        act(directory.path());
+        let log = fs::read(directory.path().join("queue.db-wal")).unwrap();
+        for _ in 0..2 {
+            let Err(error) = Database::open(&settings(path.clone())) else { panic!("{said}") };
+            assert!(error.needs_a_person() && error.to_string().contains(said), "{error}");
+        }
+        assert!(fs::read(directory.path().join("queue.db-wal")).unwrap() == log, "{said}");
+        fs::rename(directory.path().join("moved.db"), &path).unwrap();
+        let database = Database::open(&settings(path)).unwrap();
+        let count = database.conn.query_row("SELECT count(*) FROM content", [], |row| row.get::<_, i64>(0));
+        assert_eq!(count.unwrap(), before, "{said}");
+    }
+    // A journal that undoes something is a log too; that of a first start which was killed has nothing to undo.
+    for (pages, is_ours) in [(7_u8, false), (0, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.db");
+        let mut journal = [0; 512];
+        journal[19] = pages;
+        fs::write(directory.path().join("queue.db-journal"), journal).unwrap();
+        assert_eq!(Database::open(&settings(path)).is_ok(), is_ours, "{pages}");
+    }
+}
+
+/// What has no name any more is written down before the process ends, and put back it has the mail of before.
+#[test]
+fn what_was_removed_while_it_was_open_is_rescued() {
+    let kept = |directory: &Path| {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let mut kept: Vec<_> = entries.filter(|path| path.to_string_lossy().contains(".rescued-")).collect();
+        kept.sort();
+        kept
+    };
+    for ends in [&["-wal"][..], &["", "-wal", "-shm"], &[""]] {
+        let (_outer, bench) = bench();
+        ends.iter().for_each(|end| rm(bench.directory.path(), end));
+        let why = bench.writer.failed().recv_timeout(PATIENCE).unwrap().to_string();
+        let Bench { directory, queue, writer, events } = bench;
+        let _ = (writer.stop(), drop((queue, events)));
+        let kept = kept(directory.path());
+        assert!(why.contains(&kept[0].display().to_string()), "{ends:?}: {why}");
+        let path = directory.path().join("queue.db");
+        match ends.len() {
+            3 => {
+                fs::rename(&kept[0], &path).unwrap();
+                fs::rename(&kept[1], directory.path().join("queue.db-wal")).unwrap();
+            }
+            _ => fs::rename(&kept[0], directory.path().join(format!("queue.db{}", ends[0]))).unwrap(),
+        }
+        let database = Database::open(&settings(path)).unwrap();
+        let waits =
+            database.conn.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0));
+        assert_eq!(waits.unwrap(), 1, "{ends:?}");
+    }
 }
 
 /// Every name leads to the same lock.

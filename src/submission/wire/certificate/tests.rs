@@ -17,9 +17,15 @@ struct Pem {
 
 /// Two certificates in the file, as there are from a CA: the leaf and one more.
 fn pem() -> Pem {
+    pem_of("relay.example", 2020, 2030)
+}
+
+/// For this name, from one year to another.
+fn pem_of(name: &str, from: i32, until: i32) -> Pem {
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(vec!["relay.example".to_owned()]).unwrap();
-    params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
     let leaf = params.self_signed(&key).unwrap();
     Pem { certificate: leaf.pem() + &leaf.pem(), key: key.serialize_pem(), der: leaf.der().clone() }
 }
@@ -39,7 +45,8 @@ impl Stage {
         let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         fs::write(&certificate, &old.certificate).unwrap();
         fs::write(&key, &old.key).unwrap();
-        let certificate = Certificate::read(&certificate, &key, NOW).unwrap();
+        let hostname = Domain::parse("relay.example").unwrap();
+        let certificate = Certificate::read(&certificate, &key, &hostname, NOW).unwrap();
         Stage { folder, old, new, certificate }
     }
 
@@ -83,6 +90,51 @@ fn the_files_of_a_pair_may_come_in_any_order() {
     stage.assert_old("the key came first");
     stage.write("cert.pem", &stage.new.certificate);
     stage.assert_new("then the certificate");
+}
+
+/// What a renewal that went wrong puts there: clients would refuse it, and do not refuse the one of before.
+#[test]
+fn a_worse_pair_never_replaces_a_good_one() {
+    for (pem, said) in [
+        (pem_of("relay.example", 2020, 2021), "has expired"),
+        (pem_of("relay.example", 2029, 2030), "is not valid yet"),
+        (pem_of("other.example", 2020, 2030), "is not for relay.example"),
+    ] {
+        let stage = Stage::new();
+        stage.write("key.pem", &pem.key);
+        stage.write("cert.pem", &pem.certificate);
+        assert!(matches!(stage.certificate.look(NOW), Look::Same), "{said}");
+        match stage.certificate.look(NOW) {
+            Look::Worse(fault) => assert_eq!(fault, said),
+            other => panic!("{said}: {other:?}"),
+        }
+        stage.assert_old(said);
+        stage.certificate.read_again(NOW).unwrap();
+        stage.assert_old("nor at a reload");
+        stage.write("key.pem", &stage.new.key);
+        stage.write("cert.pem", &stage.new.certificate);
+        stage.assert_new("the right one");
+    }
+    let in_2031 = 1_924_992_000;
+    let stage = Stage::new();
+    let other = pem_of("relay.example", 2020, 2021);
+    stage.write("key.pem", &other.key);
+    stage.write("cert.pem", &other.certificate);
+    assert!(matches!(stage.certificate.look(in_2031), Look::Same));
+    assert!(matches!(stage.certificate.look(in_2031), Look::Replaced), "both have expired");
+}
+
+/// The watch goes on: whatever comes behind the FIFO is taken.
+#[test]
+fn a_fifo_in_the_place_of_a_key_holds_nobody_up() {
+    let stage = Stage::new();
+    fs::remove_file(stage.path("key.pem")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, stage.path("key.pem"), rustix::fs::Mode::RWXU).unwrap();
+    stage.assert_old("a FIFO");
+    fs::remove_file(stage.path("key.pem")).unwrap();
+    stage.write("key.pem", &stage.new.key);
+    stage.write("cert.pem", &stage.new.certificate);
+    stage.assert_new("after the FIFO");
 }
 
 #[test]
