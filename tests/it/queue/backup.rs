@@ -130,6 +130,7 @@ fn what_is_restored_waits_until_it_is_released_and_comes_as_it_was() {
          VALUES ('me@app.test', 'me@app.test', 1, 'X', 'x@b.test', 'failed', 0)",
         [],
     );
+    relay.db_for_writing().execute("INSERT INTO suspensions (kind, value) VALUES ('tag', 'x')", []);
     let copy = back_up(&relay, "copy.db");
     assert!(refused(&relay, &copy, &[]).contains("in use by another postrider"));
     // Meanwhile all goes on.
@@ -147,6 +148,7 @@ fn what_is_restored_waits_until_it_is_released_and_comes_as_it_was() {
         "{said}"
     );
     assert!(said.contains("1 failures are to be reported"), "{said}");
+    assert!(said.contains("1 suspensions of then are in force again"), "{said}");
     let kept = said.lines().find_map(|line| line.strip_prefix("the queue of before is kept as ")).unwrap();
     assert_eq!(open(Path::new(kept)).number("SELECT count(*) FROM history", []), 3);
     let address = later.address;

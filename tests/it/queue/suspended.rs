@@ -271,6 +271,17 @@ fn etrn_and_the_commands_of_operators_tell_suspended_mail_from_what_waits() {
     let said = client.expect("XCIR b.test", "250").text;
     assert!(said.contains(", suspended (domain b.test) until resumed"), "{said}");
     client.expect("ETRN b.test", "251");
+    // Of two with different lifetimes the first.
+    relay
+        .db_for_writing()
+        .execute("UPDATE messages SET expires_at = unixepoch() + 3600 WHERE tag = 'bulk'", []);
+    let ends = "SELECT datetime(min(ends_at), 'unixepoch') FROM message_ends";
+    let first = relay.db().row(ends, []).unwrap();
+    let said = suspend(&relay, &["--domain", "a.test"]);
+    assert!(
+        said.contains(&format!("2 recipients wait behind it, and the first of it expires {first} UTC")),
+        "{said}"
+    );
 }
 
 /// Jiffies of CPU that the relay has used.
