@@ -353,7 +353,7 @@ mod tests {
         let value = "a value is required for '--config <FILE>' but none was supplied; `postrider check --help` shows how";
         assert_eq!(said(&["postrider", "check", "--config"]), value);
         for (arguments, remedy) in [
-            (&["suspend", "--tag", "x*"][..], "; `postrider queue suspend --help` shows how"),
+            (&["suspend", "--tag", ""][..], "; `postrider queue suspend --help` shows how"),
             (&["flush", "--older", "2"], "; `postrider queue kick --help` shows how"),
             (&["report"], "; `postrider report` is a command of its own"),
             (&["list", "--state", "gone"], "; `postrider queue list --help` shows how"),

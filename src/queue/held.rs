@@ -27,9 +27,9 @@ pub(super) fn held_words(by: &str, reason: Option<&str>) -> String {
 /// How many are held by the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeldCount {
-    /// As in [`Line`].
+    /// As in [`Line`](super::admin_rows::Line).
     pub held_by: String,
-    /// As in [`Line`]; none where those of several are counted together.
+    /// As in [`Line`](super::admin_rows::Line); none where those of several are counted together.
     pub held_reason: Option<String>,
     /// Recipients.
     pub recipients: i64,

@@ -110,11 +110,11 @@ pub(super) struct ResumeArgs {
 }
 
 fn user(text: &str) -> Result<Whose, String> {
-    Whose::from_words("user", text).ok_or_else(|| format!("name a user; {HELP}"))
+    Whose::from_words("user", text).ok_or_else(|| "name a user".to_owned())
 }
 
 fn tag(text: &str) -> Result<Whose, String> {
-    Whose::from_words("tag", text).ok_or_else(|| format!("name a tag; {HELP}"))
+    Whose::from_words("tag", text).ok_or_else(|| "name a tag".to_owned())
 }
 
 /// Filters take a pattern, and who types one here, or a tag that no message can have, would believe that the mail
