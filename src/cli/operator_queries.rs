@@ -10,7 +10,7 @@ use crate::config::{Generation, Routes, atrn};
 use crate::delivery::Workers;
 use crate::kit::text::utc;
 use crate::mail::{Address, Domain};
-use crate::queue::{BackoffRow, LaneCount, Queue, QueueError, Suspension};
+use crate::queue::{BackoffRow, LaneCount, Queue, QueueError, Suspension, Whose};
 use crate::scheduler::Scheduler;
 use crate::scheduler::lanes::LaneState;
 use crate::submission::{OperatorQueries, OperatorQuery};
@@ -173,8 +173,12 @@ fn waiting_line(count: &LaneCount, backoffs: &[BackoffRow], now: i64) -> String 
 
 /// Where a whole lane stands still: that of a domain whose mail is suspended.
 fn suspended_words(suspensions: &[Suspension], lane: &str) -> String {
-    let of_domain = |row: &&Suspension| row.whose.covers(lane, None, None);
-    match suspensions.iter().find(of_domain) {
+    let pattern = lane.strip_prefix("route:").unwrap_or(lane);
+    let is_all = |row: &&Suspension| match &row.whose {
+        Whose::Domain(domains) if *lane != *pattern => domains == pattern,
+        whose => whose.covers(lane, None, None),
+    };
+    match suspensions.iter().find(is_all) {
         Some(Suspension { whose, until: Some(until), .. }) => {
             format!(", suspended ({whose}) until {} UTC", utc(*until))
         }
@@ -234,6 +238,8 @@ mod tests {
             row(Whose::domain("*.a.test").unwrap(), Some(60)),
             row(Whose::domain("b.test").unwrap(), None),
         ];
+        assert_eq!(suspended_words(&rows, "route:b.test"), ", suspended (domain b.test) until resumed");
+        assert_eq!(suspended_words(&rows, "route:c.test"), "");
         assert_eq!(suspended_words(&rows, "a.test"), "");
         assert_eq!(
             suspended_words(&rows, "x.a.test"),

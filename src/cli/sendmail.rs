@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,7 +62,7 @@ Hands the message on standard input to the relay of this machine.
 
 POSTRIDER_SUBMIT says where the relay listens: unix:/run/postrider/submit.sock (the default), or 127.0.0.1:587.
 0: the relay has it on disk. 64 wrong usage, 65 unusable message, 66 no input, 67 a recipient is refused, 69 it is too large,
-75 try again later, 77 not allowed, 78 wrong config. Nothing was sent then.
+75 try again later, 77 not allowed, 78 wrong config. Nothing was sent then, unless the text says who has it.
 ";
 
 /// The arguments behind the name, where the program was called as one of these commands: by its own name, or by the
@@ -92,9 +93,7 @@ pub(super) fn run(arguments: Vec<OsString>, queue: Queue) -> ExitCode {
 
 fn act(arguments: Vec<OsString>, queue: Queue) -> Result<(), Failure> {
     let usage = |why| Failure::new(exit::USAGE, why);
-    // A full name may be Latin-1; an address may not, and is refused where it is read.
-    let arguments: Vec<String> =
-        arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments = texts(&arguments);
     let options = Options::read(&arguments).map_err(usage)?;
     let target =
         || Target::read(std::env::var_os(SUBMIT).map(|text| text.to_string_lossy().into_owned()).as_deref());
@@ -109,6 +108,19 @@ fn act(arguments: Vec<OsString>, queue: Queue) -> Result<(), Failure> {
         Mode::Aliases => say("aliases are in [aliases] of the relay's config; a reload takes them over\n"),
         Mode::Help => say(HELP),
     }
+}
+
+/// The arguments as text. A full name that is not UTF-8 is Latin-1; an address has no other letters, and is refused
+/// where it is read.
+fn texts(arguments: &[OsString]) -> Vec<String> {
+    let of_name =
+        |at: usize| at > 0 && arguments[at - 1] == "-F" || arguments[at].as_bytes().starts_with(b"-F");
+    let text = |(at, argument): (usize, &OsString)| match argument.to_str() {
+        Some(text) => text.to_owned(),
+        None if of_name(at) => argument.as_bytes().iter().map(|byte| char::from(*byte)).collect(),
+        None => argument.to_string_lossy().into_owned(),
+    };
+    arguments.iter().enumerate().map(text).collect()
 }
 
 fn say(text: &str) -> Result<(), Failure> {
@@ -267,13 +279,13 @@ fn smtp(target: &Target) -> Result<(), Failure> {
         let _ = copy(io::stdin().lock(), &mut to_relay, |bytes| ends.mended(bytes));
         let _ = to_relay.shutdown(Shutdown::Write);
     });
-    let mut last = passed_on::LastReply::default();
+    let mut replies = passed_on::Replies::default();
     copy(&socket, io::stdout().lock(), |bytes| {
-        last.hear(bytes);
+        replies.hear(bytes);
         bytes.into()
     })
     .map_err(failed)?;
-    match last.is_success() {
+    match replies.is_success() {
         true => Ok(()),
         false => Err(Failure::new(exit::TEMPORARY, "the relay ended the dialogue with a refusal")),
     }

@@ -58,9 +58,10 @@ pub(super) trait OpenStore: Send {
     fn last_id(&self) -> i64;
     /// The confirmed time of the last commit, Unix seconds; none where nothing was committed yet.
     fn last_time(&self) -> Option<i64>;
-    /// Whether the store ended since what it had open is not in its place any more: a start by itself makes it worse.
-    fn files_were_taken(&self) -> bool {
-        false
+    /// Where the store ended since what it had open is not in its place any more, so that a start by itself makes it
+    /// worse: keeps what would be lost with this process, and says so.
+    fn rescue(&self) -> Option<String> {
+        None
     }
     /// For the writer's thread, once.
     fn store(&self) -> Result<Box<dyn Store + '_>, StoreFailure>;

@@ -94,6 +94,17 @@ pub enum QueueError {
     /// The content is not there any more, or not all of it: the message was removed meanwhile.
     #[error("{0}: its content is not (all) in the queue any more")]
     ContentGone(MessageId),
+    /// What was rescued when the queue's files were removed, and has to be put back first.
+    #[error(
+        "{kept} was rescued when the queue's files were removed, and {before} is not there: move the one to the other \
+         with the relay stopped (only where its mail is not wanted, move it away)"
+    )]
+    Rescued {
+        /// What was rescued.
+        kept: PathBuf,
+        /// Where it was before.
+        before: PathBuf,
+    },
     /// No further one would count.
     #[error(
         "{SUSPENSIONS_MAX} suspensions count at most, and there are as many: `postrider queue suspensions` lists them"
@@ -113,6 +124,6 @@ pub enum QueueError {
 impl QueueError {
     /// Whether somebody has to look first: another start by itself would lose mail, or say the same again.
     pub fn needs_a_person(&self) -> bool {
-        matches!(self, QueueError::LeftLog { .. } | QueueError::FilesTaken(_))
+        matches!(self, QueueError::LeftLog { .. } | QueueError::Rescued { .. } | QueueError::FilesTaken(_))
     }
 }

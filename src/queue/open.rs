@@ -85,11 +85,14 @@ fn run(store: &dyn OpenStore, parts: Parts, report: &Sender<QueueError>) -> Resu
     drop(running);
     shared.set_state(WriterState::Dead);
     shared.set_writable(false);
-    if let Err(why) = &result {
+    result.map_err(|why| {
+        // Nothing begins any more that could not be written down while this lasts.
+        let rescued = store.rescue();
+        let error = if rescued.is_some() { QueueError::FilesTaken } else { QueueError::Writer };
+        let why = why + &rescued.unwrap_or_default();
         log::error!("queue: the writer stops, nothing more is accepted: {why}");
         // Room for one word, and this is the only one.
-        let error = if store.files_were_taken() { QueueError::FilesTaken } else { QueueError::Writer };
         let _ = report.try_send(error(why.clone()));
-    }
-    result
+        why
+    })
 }

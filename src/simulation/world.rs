@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, STEP_SECS};
 use crate::config::{DeliverySettings, DomainPattern, InDoubt, RelayHost, Route, Routes, SchedulerSettings};
 use crate::delivery;
 use crate::mail::{
@@ -361,6 +361,7 @@ impl<'d> World<'d> {
         let looked = self.reader.look(self.queue.reads(), &self.lanes, &|| {}, at, &over).unwrap();
         if let Some(before) = looked.set_back_from {
             self.queue.clock_was_set_back(before, at.now, self.lanes.get_mut().unwrap().longest_wait_secs());
+            self.begin_suspensions_at(at.now);
         }
         assert_eq!(looked.forgotten, 0, "the sweep found what was nobody's");
         for lane in looked.over {
@@ -419,6 +420,14 @@ impl<'d> World<'d> {
             self.hear_one(event);
         }
         self.look();
+    }
+
+    /// The clock was set back: what was suspended by the clock before is suspended for as long, from now on.
+    fn begin_suspensions_at(&mut self, now: i64) {
+        for row in self.suspended.iter_mut().filter(|row| row.since > now + STEP_SECS) {
+            row.until = row.until.map(|until| now + (until - row.since).max(0));
+            row.since = now;
+        }
     }
 
     /// These are resumed; what is over goes from the table, as the real one purges it.
@@ -493,6 +502,7 @@ impl<'d> World<'d> {
         lanes.set_suspensions(Suspensions::on(rows, at.now));
         if self.queue.is_ahead_of(at.now) {
             self.queue.clock_was_set_back(at.now, at.now, longest);
+            self.begin_suspensions_at(at.now);
         }
         self.lanes = Mutex::new(lanes);
         self.reader = Reader::new(PORTIONS, at);

@@ -1,8 +1,9 @@
 //! The client's side of SMTP, as far as `sendmail` needs it: one message to the relay of this machine.
 //!
 //! A message goes to all of its recipients or to none: whoever calls is told by one number, and tries again with all.
-//! More recipients than the relay takes at once go in several transactions, after it was asked about all of them; if it
-//! ends between two of these, the first have the message, which is said.
+//! More recipients than the relay takes at once go in several transactions, after it was asked about all of them. Where
+//! it takes some of these and not the rest, the text says how many have the message, and the number is none after
+//! which callers try again with all.
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -60,7 +61,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Why nothing was sent, and the number that says so (sysexits(3)).
+/// Why it was not sent to all, and the number that says so (sysexits(3)).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) code: u8,
@@ -75,7 +76,8 @@ impl Failure {
     /// The same, where some of the recipients have the message.
     fn after(mut self, sent: usize, all: usize) -> Failure {
         if sent > 0 {
-            self.text.push_str(&format!("; the first {sent} of {all} recipients have it"));
+            self.code = exit::UNAVAILABLE;
+            self.text += &format!("; the first {sent} of {all} recipients have it: send to the others alone");
         }
         self
     }

@@ -27,29 +27,31 @@ impl LineEnds {
     }
 }
 
-/// How the dialogue ended.
+/// What the relay said.
 #[derive(Debug, Default)]
-pub(super) struct LastReply {
-    /// The first letter of its last line.
+pub(super) struct Replies {
+    /// The first letter of the last line.
     class: u8,
     in_line: bool,
+    /// It said 250 to content.
+    has_taken: bool,
 }
 
-impl LastReply {
+impl Replies {
     /// The relay says this.
     pub(super) fn hear(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if !self.in_line {
+                self.has_taken |= self.class == b'3' && *byte == b'2';
                 self.class = *byte;
             }
             self.in_line = *byte != b'\n';
         }
     }
 
-    /// 221 after QUIT, or a caller that went after its mail was taken. A relay that closes the connection says 421 or
-    /// 5xx.
+    /// It took a message, or had nothing against what was said last. What came of each message is in the replies.
     pub(super) fn is_success(&self) -> bool {
-        self.class == b'2'
+        self.has_taken || self.class == b'2'
     }
 }
 
@@ -76,15 +78,22 @@ mod tests {
     }
 
     #[test]
-    fn the_last_reply_says_how_it_ended() {
+    fn mail_that_was_taken_or_the_last_reply_says_how_it_ended() {
         let ended = |pieces: &[&str]| {
-            let mut last = LastReply::default();
-            pieces.iter().for_each(|piece| last.hear(piece.as_bytes()));
-            last.is_success()
+            let mut replies = Replies::default();
+            pieces.iter().for_each(|piece| replies.hear(piece.as_bytes()));
+            replies.is_success()
         };
         assert!(ended(&["220 here\r\n", "25", "0 ok\r\n", "221 bye\r\n"]));
         assert!(ended(&["220 here\r\n2", "50 ok\r\n"]));
-        for bad in [&["220 here\r\n5", "00 5.5.2 2\r\n"][..], &["421 x\r\n"], &["354 go\r\n"], &[""]] {
+        assert!(ended(&["354 go\r\n", "250 taken\r\n", "421 4.4.2 you said nothing more\r\n"]));
+        for bad in [
+            &["220 here\r\n5", "00 5.5.2 2\r\n"][..],
+            &["421 x\r\n"],
+            &["354 go\r\n"],
+            &["354 go\r\n", "452 full\r\n"],
+            &[""],
+        ] {
             assert!(!ended(bad), "{bad:?}");
         }
     }

@@ -157,21 +157,7 @@ impl Files {
     /// A log beside the database that cannot be its own, and how long it is: the file is empty, or a copy that never
     /// had one. What a first start left that was killed is none: before it there was nothing to be undone.
     pub(super) fn foreign_log(&self) -> std::io::Result<Option<(PathBuf, u64)>> {
-        if self.database_bytes()? > 0 && !self.has_no_log_by_its_header() {
-            return Ok(None);
-        }
-        let path = self.path.canonicalize()?;
-        let (log, journal) = (beside(&path, "-wal"), beside(&path, "-journal"));
-        let bytes = |log: &Path| log.metadata().map_or(0, |log| log.len());
-        let is_of_another = self.database_bytes()? == 0 && journal_undoes_something(&journal);
-        let found = if bytes(&log) > 0 { Some(log) } else { is_of_another.then_some(journal) };
-        Ok(found.map(|log| (log.clone(), bytes(&log))))
-    }
-
-    /// A file in rollback mode, as `postrider backup` makes it.
-    fn has_no_log_by_its_header(&self) -> bool {
-        let mut versions = [0; 2];
-        self.database.read_exact_at(&mut versions, 18).is_ok() && versions == [1, 1]
+        foreign_log(&self.database, &self.path.canonicalize()?)
     }
 
     /// Puts the log up to `end` on the disk, whatever became of it when the last process wrote it. What is behind that
@@ -242,13 +228,37 @@ impl Files {
         Ok(())
     }
 
-    /// What to say once [`Files::check`] has found that they are others: what of it that is open has no name any more
-    /// is kept under another.
-    pub(super) fn taken(&self) -> String {
-        self.taken.set(true);
+    /// Once [`Files::check`] or [`Files::check_content`] has failed: whether database or log are provably others, and
+    /// not only a file that could not be looked at for a moment.
+    pub(super) fn note_taken(&self) {
+        let opened = self.opened.borrow();
+        let Some(Opened { files, log }) = opened.as_ref() else { return };
+        let is_other = |(path, identity): &(PathBuf, Identity)| match Identity::at(path) {
+            Ok(found) => found != *identity,
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
+        let is_overwritten = |file: &File, magics: &[&[u8]]| {
+            // One that cannot be read may be as it was.
+            file.read_exact_at(&mut [0], 0).is_ok() && !magics.iter().any(|magic| begins_with(file, magic))
+        };
+        let is_empty = self.database.metadata().is_ok_and(|found| found.len() == 0);
+        let content = || match (self.content.get(), self.content()) {
+            (Some(noted), Ok(found)) => (found.bytes, found.header) != (noted.bytes, noted.header),
+            _ => false,
+        };
+        let is_taken = files[..2].iter().any(is_other)
+            || is_empty
+            || is_overwritten(&self.database, &[DATABASE_MAGIC])
+            || is_overwritten(log, &WAL_MAGICS)
+            || content();
+        self.taken.set(is_taken);
+    }
+
+    /// What of them is open and has no name any more is kept under another. Gives the end of a sentence.
+    pub(super) fn rescue(&self) -> String {
         let opened = self.opened.borrow();
         let log = opened.as_ref().map(|opened| (&opened.log, opened.files[1].0.as_path()));
-        log.map_or_else(String::new, |log| rescue::rescue((&self.database, &real(&self.path)), log))
+        log.map_or_else(String::new, |log| rescue::rescue(&self.database, log))
     }
 
     /// Whether that was so.
@@ -303,6 +313,52 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
         Err(Errno::INVAL | Errno::NOSYS) => Err(ErrorKind::AlreadyExists.into()),
         renamed => Ok(renamed?),
     }
+}
+
+/// For whoever opens the database without its lock, to look or to write: SQLite would write a log that is another's
+/// into it, or delete that log. Where a relay has the database, it has looked.
+///
+/// # Errors
+/// So it is.
+pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), QueueError> {
+    let path = real(path);
+    let looked_at = || -> std::io::Result<Option<(PathBuf, u64, u64)>> {
+        // To close the database would take SQLite's locks from this process, if it is the relay.
+        let has_relay = || in_use_by(&path).is_some() || !Path::new("/proc/locks").exists();
+        if ["-wal", "-journal"].iter().all(|end| !beside(&path, end).exists()) || has_relay() {
+            return Ok(None);
+        }
+        let database = File::open(&path)?;
+        let bytes = database.metadata()?.len();
+        Ok(foreign_log(&database, &path)?.map(|(log, log_bytes)| (log, log_bytes, bytes)))
+    };
+    // What cannot be read is told by whoever reads it next.
+    match looked_at() {
+        Ok(Some((log, bytes, 0))) => Err(QueueError::LeftLog { path, why: "is empty", log, bytes }),
+        Ok(Some((log, bytes, _))) => {
+            Err(QueueError::LeftLog { path, why: "is a copy, made without a log", log, bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// See [`Files::foreign_log`].
+fn foreign_log(database: &File, path: &Path) -> std::io::Result<Option<(PathBuf, u64)>> {
+    let is_empty = database.metadata()?.len() == 0;
+    if !is_empty && !has_no_log_by_its_header(database) {
+        return Ok(None);
+    }
+    let (log, journal) = (beside(path, "-wal"), beside(path, "-journal"));
+    let bytes = |log: &Path| log.metadata().map_or(0, |log| log.len());
+    let is_of_another = is_empty && journal_undoes_something(&journal);
+    let found = if bytes(&log) > 0 { Some(log) } else { is_of_another.then_some(journal) };
+    Ok(found.map(|log| (log.clone(), bytes(&log))))
+}
+
+/// A file in rollback mode, as `postrider backup` makes it.
+fn has_no_log_by_its_header(database: &File) -> bool {
+    let mut versions = [0; 2];
+    database.read_exact_at(&mut versions, 18).is_ok() && versions == [1, 1]
 }
 
 /// Whether a rollback journal has pages of a database: its header says how many there were.

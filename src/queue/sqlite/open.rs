@@ -62,6 +62,7 @@ impl Database {
         }
         make_directory_of(given)?;
         Space::before_opening(&real(given));
+        rescue::refuse_without(&real(given))?;
         let files = lock_with_its_log(given)?;
         let path = real(given);
         let path = path.as_path();
@@ -127,8 +128,8 @@ impl OpenStore for Database {
         self.last_id
     }
 
-    fn files_were_taken(&self) -> bool {
-        self.files.were_taken()
+    fn rescue(&self) -> Option<String> {
+        self.files.were_taken().then(|| self.files.rescue())
     }
 
     fn last_time(&self) -> Option<i64> {
@@ -151,11 +152,12 @@ fn lock_with_its_log(given: &Path) -> Result<Files, QueueError> {
     let path = real(given);
     let checked = files.foreign_log().map_err(|source| disk_error(&path, source));
     let Some((log, bytes)) = checked? else { return Ok(files) };
+    let is_empty = || files.database_bytes().is_ok_and(|bytes| bytes == 0);
     let why = match was_there {
         // It was made by the lock a moment ago.
-        false => std::fs::remove_file(&path).map(|()| "is not there").unwrap_or("is empty"),
-        true if files.database_bytes().is_ok_and(|bytes| bytes == 0) => "is empty",
-        true => "is a copy, made without a log",
+        false if is_empty() => std::fs::remove_file(&path).map(|()| "is not there").unwrap_or("is empty"),
+        _ if is_empty() => "is empty",
+        _ => "is a copy, made without a log",
     };
     Err(QueueError::LeftLog { path, why, log, bytes })
 }

@@ -2,11 +2,14 @@
 //! ends, since after that nobody can read it. Nothing is put back at its old name: what came to stand there meanwhile
 //! may be somebody's restored queue, into which SQLite would write this log.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::queue::error::QueueError;
 use crate::queue::shared::now_us;
 
 use super::files::beside;
@@ -14,11 +17,13 @@ use super::space;
 
 /// What the name of each has behind the database's.
 const RESCUED: &str = ".rescued-";
+const LOG: &str = "-wal";
 
-/// Keeps those of the two that have no name any more, each with its path of before. Gives a part of a sentence.
-pub(super) fn rescue((database, path): (&File, &Path), (log, log_path): (&File, &Path)) -> String {
+/// Keeps those of the two that have no name any more. Gives the end of a sentence.
+pub(super) fn rescue(database: &File, (log, log_path): (&File, &Path)) -> String {
     let is_removed = |file: &File| file.metadata().is_ok_and(|found| found.nlink() == 0);
     let end = format!("{RESCUED}{}", now_us() / 1_000_000);
+    let path = database_of(log_path);
     match (is_removed(database), is_removed(log)) {
         (false, false) => String::new(),
         (false, true) => {
@@ -26,23 +31,31 @@ pub(super) fn rescue((database, path): (&File, &Path), (log, log_path): (&File, 
             told(keep(log, &kept), "the log", &kept, log_path)
         }
         (true, false) => {
-            let kept = beside(path, &end);
-            told(keep(database, &kept), "the database", &kept, path)
+            let kept = beside(&path, &end);
+            told(keep(database, &kept), "the database", &kept, &path)
         }
-        // Together, so that the copy is a queue with its log by its own name.
+        // Together, so that the copy is a queue with its log by its own name; one without the other is none.
         (true, true) => {
-            let kept = beside(path, &end);
-            let both = keep(database, &kept).and_then(|()| keep(log, &beside(&kept, "-wal")));
-            told(both, "the database (its log beside it, with -wal behind that name)", &kept, path)
+            let kept = beside(&path, &end);
+            let both = keep(database, &kept).and_then(|()| {
+                keep(log, &beside(&kept, LOG)).inspect_err(|_| drop(std::fs::remove_file(&kept)))
+            });
+            told(both, "the database (its log beside it, with -wal behind that name)", &kept, &path)
         }
     }
+}
+
+/// The database stands where its log does, whatever link leads there.
+fn database_of(log: &Path) -> PathBuf {
+    let name = log.as_os_str().as_bytes();
+    PathBuf::from(OsStr::from_bytes(name.strip_suffix(LOG.as_bytes()).unwrap_or(name)))
 }
 
 fn told(kept: std::io::Result<()>, what: &str, at: &Path, before: &Path) -> String {
     let (at, before) = (at.display(), before.display());
     match kept {
-        Ok(()) => format!("{what} was still open and is kept as {at}, to be moved to {before}; "),
-        Err(error) => format!("{what} was still open and could not be kept as {at} ({error}); "),
+        Ok(()) => format!("; {what} was still open and is kept as {at}, to be moved to {before}"),
+        Err(error) => format!("; {what} was still open and could not be kept as {at} ({error})"),
     }
 }
 
@@ -55,7 +68,9 @@ fn keep(file: &File, at: &Path) -> std::io::Result<()> {
     let mut from = file;
     from.seek(SeekFrom::Start(0))?;
     let mut to = File::options().write(true).create_new(true).mode(0o600).open(at)?;
-    let copied = std::io::copy(&mut from.take(bytes), &mut to).and_then(|_| to.sync_all());
+    let directory = || at.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all());
+    let copied =
+        std::io::copy(&mut from.take(bytes), &mut to).and_then(|_| to.sync_all()).and_then(|()| directory());
     if copied.is_err() {
         // Half of it would look like all of it.
         let _ = std::fs::remove_file(at);
@@ -63,12 +78,41 @@ fn keep(file: &File, at: &Path) -> std::io::Result<()> {
     copied
 }
 
-/// At the start: what was rescued and is still there may have mail that this queue has not.
+/// At the start: where what was rescued has nothing in its place, it has to be put there. A queue that is used without
+/// its log cannot take that log any more.
+///
+/// # Errors
+/// That.
+pub(super) fn refuse_without(path: &Path) -> Result<(), QueueError> {
+    let log = beside(path, LOG);
+    let is_missing = |path: &Path| path.metadata().map_or(true, |found| found.len() == 0);
+    let is_of = |before: &Path| {
+        let is_log = before == log;
+        move |kept: &PathBuf| {
+            let name = kept.as_os_str().as_bytes();
+            let of_log = [log_name(path).as_slice(), RESCUED.as_bytes()].concat();
+            name.starts_with(&of_log) == is_log && (is_log || !name.ends_with(LOG.as_bytes()))
+        }
+    };
+    for before in [path, &log] {
+        let kept = rescued(path).into_iter().rfind(is_of(before));
+        if let Some(kept) = kept.filter(|_| is_missing(before)) {
+            return Err(QueueError::Rescued { kept, before: before.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn log_name(path: &Path) -> Vec<u8> {
+    beside(path, LOG).into_os_string().into_encoded_bytes()
+}
+
+/// Once the queue is open: what was rescued of another, or of this one before it was used without it.
 pub(super) fn tell(path: &Path) {
     for kept in rescued(path) {
         log::warn!(
-            "queue: {} was rescued from a queue whose files were removed, and may have mail that is nowhere else: put \
-             it back with the relay stopped, or move it away",
+            "queue: {} was rescued from a queue whose files were removed, and may have mail that is nowhere else; this \
+             queue was used without it, so do not put it back: move it away",
             kept.display()
         );
     }
@@ -76,7 +120,7 @@ pub(super) fn tell(path: &Path) {
 
 fn rescued(path: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
-    let begins = [path.with_file_name(name), beside(path, "-wal")]
+    let begins = [path.with_file_name(name), beside(path, LOG)]
         .map(|path| beside(&path, RESCUED).file_name().unwrap_or_default().to_owned());
     let is_rescued = |entry: &std::fs::DirEntry| {
         let name = entry.file_name();

@@ -278,10 +278,9 @@ impl<'c> SqliteStore<'c> {
         let checked =
             checked.or_else(|why| if checkpoints.were_lost() { files.check(false) } else { Err(why) });
         checked.map_err(|why| {
-            let rescued = files.taken();
+            files.note_taken();
             StoreFailure::Fatal(format!(
-                "{why}; {rescued}stop whatever did that, put the database back together with its -wal file, then \
-                 start again"
+                "{why}; stop whatever did that, put the database back together with its -wal file, then start again"
             ))
         })
     }

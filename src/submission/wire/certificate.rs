@@ -201,7 +201,11 @@ impl Certificate {
     fn fault_of(&self, pair: &CertifiedKey, now: i64) -> Option<String> {
         let in_use = self.in_use();
         let (before, new) = (in_use.cert.first()?, pair.cert.first()?);
-        if let (None, Some(why)) = (fault_of_dates(before, now), fault_of_dates(new, now)) {
+        // None is worse than one that is over.
+        if fault_of_dates(before, now).is_some() {
+            return None;
+        }
+        if let Some(why) = fault_of_dates(new, now) {
             return Some(why.to_owned());
         }
         let server = self.server.as_ref()?;

@@ -38,7 +38,7 @@ use crate::queue::traffic_rows::{GroupBy, Traffic, Wanted};
 use crate::queue::{HostSetting, MessageId, RecipientId, SUSPENSIONS_MAX, StsPolicyRow, Suspension, Whose};
 
 use super::failure::{explain, is_full};
-use super::files::{in_use_by, may_use, real};
+use super::files::{in_use_by, may_use, real, refuse_foreign_log};
 use super::readers::open_reader;
 use super::{
     backoffs, checkpoints, counts, dialogues, filter, host_settings, integrity, logins, migrate,
@@ -70,6 +70,7 @@ pub(super) fn connect(path: &Path, write: bool) -> Result<Connection, QueueError
         },
         source,
     })?;
+    refuse_foreign_log(path)?;
     let opened = match open(path, write) {
         Err(error) if write && is_full(&error) && space::give_up_ballast(path) => open(path, write),
         opened => opened,

@@ -81,7 +81,11 @@ fn nothing_is_acknowledged_once_the_files_are_others() {
         let error = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
         let why = error.to_string();
         assert!(why.contains(said), "{deed}: {why}");
-        assert!(error.needs_a_person() && why.contains("start again"), "{deed}: {why}");
+        // The next start makes the index anew.
+        assert!(
+            error.needs_a_person() != deed.ends_with("-shm") && why.contains("start again"),
+            "{deed}: {why}"
+        );
         assert!(bench.writer.stop().is_err(), "{deed}");
     }
 }
@@ -147,6 +151,11 @@ fn a_log_is_never_taken_into_another_database() {
             let Err(error) = Database::open(&settings(path.clone())) else { panic!("{said}") };
             assert!(error.needs_a_person() && error.to_string().contains(said), "{error}");
         }
+        // Nor by a command, which would delete the log, or write it into what is there.
+        for write in [false, true].into_iter().filter(|_| path.exists()) {
+            let error = crate::queue::sqlite::admin::connect(&path, write).map(drop).unwrap_err();
+            assert!(error.needs_a_person() && error.to_string().contains(said), "{error}");
+        }
         assert!(fs::read(directory.path().join("queue.db-wal")).unwrap() == log, "{said}");
         fs::rename(directory.path().join("moved.db"), &path).unwrap();
         let database = Database::open(&settings(path)).unwrap();
@@ -182,6 +191,12 @@ fn what_was_removed_while_it_was_open_is_rescued() {
         let kept = kept(directory.path());
         assert!(why.contains(&kept[0].display().to_string()), "{ends:?}: {why}");
         let path = directory.path().join("queue.db");
+        // A start without it would make another queue, or another log, beside which it cannot be put back.
+        let Err(refused) = Database::open(&settings(path.clone())) else { panic!("{ends:?}") };
+        assert!(
+            refused.needs_a_person() && refused.to_string().contains(&kept[0].display().to_string()),
+            "{refused}"
+        );
         match ends.len() {
             3 => {
                 fs::rename(&kept[0], &path).unwrap();
@@ -194,6 +209,18 @@ fn what_was_removed_while_it_was_open_is_rescued() {
             database.conn.query_row("SELECT count(*) FROM recipients", [], |row| row.get::<_, i64>(0));
         assert_eq!(waits.unwrap(), 1, "{ends:?}");
     }
+}
+
+/// The index of the log is made anew by the next start, which need not wait for anybody.
+#[test]
+fn a_removed_index_ends_the_relay_and_not_its_next_start() {
+    let (_outer, bench) = bench();
+    rm(bench.directory.path(), "-shm");
+    let error = bench.writer.failed().recv_timeout(PATIENCE).unwrap();
+    assert!(error.to_string().contains("queue.db-shm is gone") && !error.needs_a_person(), "{error}");
+    let Bench { directory, queue, writer, events } = bench;
+    let _ = (writer.stop(), drop((queue, events)));
+    assert!(Database::open(&settings(directory.path().join("queue.db"))).is_ok());
 }
 
 /// Every name leads to the same lock.

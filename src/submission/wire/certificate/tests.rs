@@ -116,12 +116,16 @@ fn a_worse_pair_never_replaces_a_good_one() {
         stage.assert_new("the right one");
     }
     let in_2031 = 1_924_992_000;
-    let stage = Stage::new();
-    let other = pem_of("relay.example", 2020, 2021);
-    stage.write("key.pem", &other.key);
-    stage.write("cert.pem", &other.certificate);
-    assert!(matches!(stage.certificate.look(in_2031), Look::Same));
-    assert!(matches!(stage.certificate.look(in_2031), Look::Replaced), "both have expired");
+    for (pem, why) in [
+        (pem_of("relay.example", 2020, 2021), "both have expired"),
+        (pem_of("other.example", 2020, 2040), "one that is over is worse than any other"),
+    ] {
+        let stage = Stage::new();
+        stage.write("key.pem", &pem.key);
+        stage.write("cert.pem", &pem.certificate);
+        assert!(matches!(stage.certificate.look(in_2031), Look::Same), "{why}");
+        assert!(matches!(stage.certificate.look(in_2031), Look::Replaced), "{why}");
+    }
 }
 
 /// The watch goes on: whatever comes behind the FIFO is taken.
