@@ -91,11 +91,10 @@ fn text(restored: &Restored, path: &Path) -> String {
         let _ = writeln!(text, "the queue of before is kept as {kept}");
     }
     if restored.suspensions > 0 {
-        let suspensions = restored.suspensions;
         let _ = writeln!(
             text,
-            "{suspensions} suspensions of then are in force again, and what waits behind them stays: `postrider queue \
-             suspensions`"
+            "suspensions of the backup that are in force again: {} (`postrider queue suspensions`)",
+            restored.suspensions
         );
     }
     if restored.as_it_was {

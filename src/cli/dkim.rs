@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::check::dkim::{asked, judged, kind};
 use super::check::{Found, Level, finding, lines};
-use super::output::{WrongUsage, json_lines, print};
+use super::output::{WrongUsage, json_pretty, print};
 use crate::clock::Clock;
 use crate::config::{self, BUILT_IN_DIRECTORY};
 use crate::delivery::route::dns::Resolver;
@@ -293,7 +293,7 @@ fn show(config: Option<&Path>, domain: Option<&str>, as_json: bool) -> anyhow::R
         );
     }
     match as_json {
-        true => print(&json_lines(&json!({ "keys": shown })))?,
+        true => print(&json_pretty(&json!({ "keys": shown })))?,
         false => print(&text)?,
     }
     match findings.iter().any(|finding| finding.level == Level::Problem) {

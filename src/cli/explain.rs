@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::output::json_lines;
+use super::output::json_pretty;
 use crate::clock::Clock;
 use crate::config::{
     AtrnDomains, DeliverySettings, Destination, LimitScope, RetryRule, RouteTls, Routes, RuleAction,
@@ -319,7 +319,7 @@ pub fn run(
 /// JSON: a list with an object for each address.
 fn write(explanations: &[Explanation], json: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
-        return out.write_all(json_lines(&explanations).as_bytes());
+        return out.write_all(json_pretty(&explanations).as_bytes());
     }
     explanations.iter().try_for_each(|explanation| write!(out, "{explanation}"))
 }

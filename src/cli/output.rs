@@ -19,7 +19,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> String {
 }
 
 /// The same over several lines, for both.
-pub(crate) fn json_lines(value: &impl Serialize) -> String {
+pub(crate) fn json_pretty(value: &impl Serialize) -> String {
     seen_json(&serde_json::to_string_pretty(value).unwrap_or_default()) + "\n"
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::log_output::say;
-use super::output::{WrongUsage, json_lines, print};
+use super::output::{WrongUsage, json_pretty, print};
 use crate::config::{self, size_text};
 use crate::mail::Priority;
 use crate::queue::BytesByUser;
@@ -191,7 +191,7 @@ pub fn run(config: Option<&Path>, verb: Verb) -> anyhow::Result<()> {
 fn failures(queue: &Path, json: bool) -> anyhow::Result<()> {
     let found = Admin::to_read(queue)?.login_failures()?;
     if json {
-        return print(&json_lines(&serde_json::json!({ "failures": found })));
+        return print(&json_pretty(&serde_json::json!({ "failures": found })));
     }
     if found.is_empty() {
         return print("nobody is refused or slow for failed logins\n");
@@ -349,7 +349,7 @@ fn list(file: &Path, queue: &Path, json: bool) -> anyhow::Result<()> {
     let queued = if has_quota { queued(queue) } else { None };
     let shown: Vec<Shown<'_>> = users.iter().map(|user| Shown::of(user, queued.as_ref())).collect();
     if json {
-        return print(&json_lines(&serde_json::json!({ "file": file, "users": shown })));
+        return print(&json_pretty(&serde_json::json!({ "file": file, "users": shown })));
     }
     if shown.is_empty() {
         say(&format!(

@@ -112,7 +112,7 @@ pub enum QueueError {
     TooManySuspensions,
     /// So much is suspended that what stands behind it was not reached.
     #[error("more than can be looked through is suspended before what may go: `postrider queue suspensions`")]
-    TooManySuspended,
+    SuspendedBeyondReach,
     /// The writer thread ended before its time.
     #[error("the queue's writer stopped: {0}")]
     Writer(String),

@@ -14,7 +14,7 @@ use crate::mail::Domain;
 
 use super::rows::Due;
 
-/// Suspensions that count: those that stand there the longest.
+/// Suspensions in force at once; the table takes no more.
 pub const SUSPENSIONS_MAX: usize = 1_000;
 
 /// What a message can be suspended by, beside the domains of its recipients.

@@ -97,6 +97,6 @@ impl Scheduler {
                 claims.domains.pop_front();
             }
         }
-        Err(QueueError::TooManySuspended)
+        Err(QueueError::SuspendedBeyondReach)
     }
 }

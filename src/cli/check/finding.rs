@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::cli::output::json_lines;
+use crate::cli::output::json_pretty;
 use crate::kit::text::printable;
 
 /// One thing that was looked at.
@@ -63,7 +63,7 @@ impl Finding {
 /// `{"ok": …, "findings": […]}`.
 pub(super) fn json(findings: &[Finding]) -> String {
     let good = findings.iter().all(|finding| finding.level != Level::Problem);
-    json_lines(&serde_json::json!({ "ok": good, "findings": findings }))
+    json_pretty(&serde_json::json!({ "ok": good, "findings": findings }))
 }
 
 /// For a person.

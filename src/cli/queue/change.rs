@@ -48,9 +48,10 @@ pub(super) fn change(
         unknown => unknown,
     };
     let made = make(&admin, action, (&filter, reason), &selected)?;
-    // A kick or a release is no resume. Of those that were looked at: afterwards the filter may select others.
+    // A kick or a release is no resume. Of those that were looked at: afterwards the filter may select others. What was
+    // changed is said in any case.
     let suspended = match action {
-        Action::Kick | Action::Release => admin.suspended_of(&selected.ids[..made.looked_at])?,
+        Action::Kick | Action::Release => admin.suspended_of(&selected.ids[..made.looked_at]).unwrap_or(0),
         Action::Hold | Action::Remove | Action::Bounce => 0,
     };
     if selection.json {

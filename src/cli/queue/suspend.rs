@@ -179,7 +179,8 @@ fn suspend(
     let done = admin.suspend(&row)?;
     let count = usize::try_from(done.recipients).unwrap_or(0);
     record(admin, "suspend", row.whose.to_string(), count, row.reason.as_deref());
-    let is_unknown = done.recipients == 0 && is_unknown(admin, config, &row.whose)?;
+    // What was done is said in any case.
+    let is_unknown = done.recipients == 0 && is_unknown(admin, config, &row.whose).unwrap_or(false);
     if args.json {
         return Ok(json_line(&serde_json::json!({
             "recipients": done.recipients, "expires": done.expires_at.map(utc), "replaced": done.replaced,

@@ -58,7 +58,7 @@ fn who_fetches_looks_through_so_many_pages_and_the_next_one_is_offered_what_was_
     assert_eq!(jobs.iter().map(|job| ids(job).len()).sum::<usize>(), 2_502);
     // Three pages in which all is claimed.
     let refused = scheduler.read_ahead(&mut begin(), 2).unwrap_err();
-    assert!(matches!(refused, QueueError::TooManySuspended), "{refused}");
+    assert!(matches!(refused, QueueError::SuspendedBeyondReach), "{refused}");
     let mut second = begin();
     assert!(!scheduler.read_ahead(&mut second, 4).unwrap());
     assert!(!scheduler.has_mail(&domains).unwrap());

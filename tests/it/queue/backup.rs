@@ -148,7 +148,7 @@ fn what_is_restored_waits_until_it_is_released_and_comes_as_it_was() {
         "{said}"
     );
     assert!(said.contains("1 failures are to be reported"), "{said}");
-    assert!(said.contains("1 suspensions of then are in force again"), "{said}");
+    assert!(said.contains("suspensions of the backup that are in force again: 1 "), "{said}");
     let kept = said.lines().find_map(|line| line.strip_prefix("the queue of before is kept as ")).unwrap();
     assert_eq!(open(Path::new(kept)).number("SELECT count(*) FROM history", []), 3);
     let address = later.address;
