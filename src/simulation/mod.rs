@@ -23,7 +23,7 @@ use crate::queue::Disk;
 use world::World;
 
 /// Seeds of one run. Each is a history of `STEPS` steps.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 const STEPS: usize = 200;
 
 /// The settings of a config file with one listener and nothing else.

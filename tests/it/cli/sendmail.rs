@@ -351,15 +351,9 @@ fn one_bad_part_of_a_header_costs_no_other_recipient() {
     command.arg(std::ffi::OsStr::from_bytes(b"J\xf6rg")).arg("a@a.test");
     assert!(run_to_end(command, b"Subject: x\n\nx\n").status.success());
     let message = stage.mx.wait_for_messages(2, SOON).remove(1);
-    let from = String::from_utf8_lossy(&message.content)
-        .lines()
-        .find(|line| line.starts_with("From:"))
-        .map(str::to_owned);
-    assert!(
-        from.as_ref()
-            .is_some_and(|from| from.contains("=?utf-8?Q?J=C3=B6rg?=") || from.contains("J\u{f6}rg")),
-        "{from:?}"
-    );
+    let content = String::from_utf8_lossy(&message.content);
+    // The same letters in UTF-8.
+    assert!(content.contains("\nFrom: =?utf-8?b?SsO2cmc=?= <root@relay.test>\r\n"), "{content}");
 }
 
 #[test]
