@@ -84,27 +84,19 @@ fn keep(file: &File, at: &Path) -> std::io::Result<()> {
 /// # Errors
 /// That.
 pub(super) fn refuse_without(path: &Path) -> Result<(), QueueError> {
-    let log = beside(path, LOG);
     let is_missing = |path: &Path| path.metadata().map_or(true, |found| found.len() == 0);
-    let is_of = |before: &Path| {
-        let is_log = before == log;
-        move |kept: &PathBuf| {
+    for before in [path.to_owned(), beside(path, LOG)].into_iter().filter(|before| is_missing(before)) {
+        let begin = beside(&before, RESCUED).into_os_string().into_encoded_bytes();
+        // A log beside a rescued database goes with it.
+        let is_of = |kept: &PathBuf| {
             let name = kept.as_os_str().as_bytes();
-            let of_log = [log_name(path).as_slice(), RESCUED.as_bytes()].concat();
-            name.starts_with(&of_log) == is_log && (is_log || !name.ends_with(LOG.as_bytes()))
-        }
-    };
-    for before in [path, &log] {
-        let kept = rescued(path).into_iter().rfind(is_of(before));
-        if let Some(kept) = kept.filter(|_| is_missing(before)) {
-            return Err(QueueError::Rescued { kept, before: before.to_owned() });
+            name.starts_with(&begin) && !name.ends_with(LOG.as_bytes())
+        };
+        if let Some(kept) = rescued(path).into_iter().rfind(is_of) {
+            return Err(QueueError::Rescued { kept, before });
         }
     }
     Ok(())
-}
-
-fn log_name(path: &Path) -> Vec<u8> {
-    beside(path, LOG).into_os_string().into_encoded_bytes()
 }
 
 /// Once the queue is open: what was rescued of another, or of this one before it was used without it.
